@@ -1,0 +1,126 @@
+"""What a real graph computes, in float64, for a whole batch at once.
+
+Written for speed, one matrix product a layer; ``tests/oracle.py`` holds the same definitions as explicit
+loops. A padded tap of a convolution reads zero, a padded tap of a max pool never wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from .graph import BatchNorm, Clip, Conv2D, Dense, Graph, MaxPool, Node, Padding, Pair, Pca
+from .numbers import RealArray
+
+PATCH_VALUES = 1 << 22
+"""How many values of unrolled patches stand in memory at once (32 MiB)."""
+
+
+def evaluate(graph: Graph, x_bhwc: RealArray, keep: Iterable[str] | None = None) -> dict[str, RealArray]:
+    """The tensors named in ``keep`` (by default the outputs) for a batch of inputs, each ``(B, H, W, C)``.
+
+    *Raises* ``ValueError`` when the batch is not of the input's shape or ``keep`` names no tensor of the
+    graph.
+    """
+    source = graph.input
+    if x_bhwc.ndim != 4 or x_bhwc.shape[1:] != source.shape:
+        raise ValueError(
+            f"inputs must be of shape (batch, {', '.join(map(str, source.shape))}), not {x_bhwc.shape!r}"
+        )
+    wanted = set(graph.outputs if keep is None else keep)
+    if unknown := wanted - graph.shapes.keys():
+        raise ValueError(f"keep must name tensors of the graph, not {sorted(unknown)!r}")
+
+    last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
+    tensors: dict[str, RealArray] = {source.name: np.asarray(x_bhwc, dtype=np.float64)}
+    for index, node in enumerate(graph.nodes):
+        if node is not source:
+            tensors[node.name] = apply_node(graph, node, tuple(tensors[name] for name in node.inputs))
+        for name in {*node.inputs, node.name}:
+            if name not in wanted and last_use.get(name, index) <= index:
+                del tensors[name]
+        if wanted <= tensors.keys():
+            break
+    return {name: tensors[name] for name in graph.shapes if name in wanted}
+
+
+def apply_node(graph: Graph, node: Node, inputs_bhwc: tuple[RealArray, ...]) -> RealArray:
+    """What one node makes of its inputs."""
+    x_bhwc = inputs_bhwc[0]
+    match node:
+        case Conv2D():
+            return _convolve(graph, node, x_bhwc)
+        case Dense():
+            flat = x_bhwc.reshape(len(x_bhwc), -1) @ real_array(graph, f"{node.name}.w").T + real_array(
+                graph, f"{node.name}.b"
+            )
+            return flat[:, None, None, :]
+        case BatchNorm():
+            scale, shift = normalization(graph, node)
+            return x_bhwc * scale + shift
+        case Pca():
+            return (x_bhwc - real_array(graph, f"{node.name}.mean")) @ real_array(
+                graph, f"{node.name}.components"
+            ).T
+        case Clip():
+            return np.clip(x_bhwc, node.low, node.high)
+        case MaxPool():
+            windows = _windows(x_bhwc, node.kernel, node.stride, node.padding, -math.inf)
+            return np.asarray(windows.max(axis=(4, 5)))
+    raise TypeError(f"node must be an operator on reals, not {node!r}")
+
+
+def accuracy(outputs: NDArray[np.float64] | NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """The share of a batch whose greatest output is the labelled one."""
+    if len(outputs) != len(labels) or not len(labels):
+        raise ValueError(f"there must be one label an output, not {len(labels)!r} for {len(outputs)!r}")
+    return float(np.mean(outputs.reshape(len(outputs), -1).argmax(axis=1) == labels))
+
+
+def normalization(graph: Graph, node: BatchNorm) -> tuple[RealArray, RealArray]:
+    """A batch norm as ``y = scale · x + shift``."""
+    gamma, beta, mean, var = (
+        real_array(graph, f"{node.name}.{part}") for part in ("gamma", "beta", "mean", "var")
+    )
+    scale = gamma / np.sqrt(var + node.epsilon)
+    return scale, beta - mean * scale
+
+
+def real_array(graph: Graph, name: str) -> RealArray:
+    """One weight array of a real graph."""
+    return np.asarray(graph.weights[name], dtype=np.float64)
+
+
+def _convolve(graph: Graph, node: Conv2D, x_bhwc: RealArray) -> RealArray:
+    w_rcohwi, b_rco = real_array(graph, f"{node.name}.w"), real_array(graph, f"{node.name}.b")
+    height, width, channels = graph.shapes[node.name]
+    _, _, _, kh, kw, inputs = w_rcohwi.shape
+    w_rcio = w_rcohwi.transpose(0, 1, 5, 3, 4, 2).reshape(*b_rco.shape[:2], inputs * kh * kw, channels)
+    y_bhwo = np.empty((len(x_bhwc), height, width, channels))
+    step = max(1, PATCH_VALUES // (height * width * inputs * kh * kw))
+    for start in range(0, len(x_bhwc), step):
+        batch = slice(start, start + step)
+        patches = _windows(x_bhwc[batch], (kh, kw), node.stride, node.padding, 0.0)
+        for r, rows in _segments(node.classes.rows, height):
+            for c, cols in _segments(node.classes.cols, width):
+                block = patches[:, rows, cols]
+                flat = block.reshape(-1, inputs * kh * kw) @ w_rcio[r, c] + b_rco[r, c]
+                y_bhwo[batch, rows, cols] = flat.reshape(*block.shape[:3], channels)
+    return y_bhwo
+
+
+def _segments(starts: tuple[int, ...], size: int) -> Iterator[tuple[int, slice]]:
+    """Every border class with the positions it holds."""
+    for index, (start, stop) in enumerate(zip(starts, (*starts[1:], size), strict=True)):
+        yield index, slice(start, stop)
+
+
+def _windows(x_bhwc: RealArray, kernel: Pair, stride: Pair, padding: Padding, fill: float) -> RealArray:
+    """The windows of each output position, ``(B, H', W', C, kh, kw)``: a view, only padding copies."""
+    if padding != ((0, 0), (0, 0)):
+        x_bhwc = np.pad(x_bhwc, ((0, 0), *padding, (0, 0)), constant_values=fill)
+    return sliding_window_view(x_bhwc, kernel, axis=(1, 2))[:, :: stride[0], :: stride[1]]

@@ -1,0 +1,45 @@
+"""The folds: everything linear that can be done before the chip exists, exactly and in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from ..graph import Graph
+from ..verify import verify
+from .fold_batchnorm import fold_batchnorm
+from .fold_cascades import fold_cascades
+from .fold_pca import fold_pca
+from .hoist_clip import hoist_clip
+from .lower_affine import lower_affine
+from .options import DEFAULT, FoldMode, Options
+
+__all__ = ["DEFAULT", "FoldMode", "Options", "Pass", "fold", "fold_order", "pass_name"]
+
+Pass = Callable[[Graph], Graph]
+
+
+def fold_order(options: Options = DEFAULT) -> tuple[Pass, ...]:
+    """The order of the folds: it stands here and nowhere else."""
+    return (
+        fold_batchnorm,  # first, for it costs nothing and clears the way for the rest
+        partial(fold_pca, options=options),  # a projection then stands directly behind its convolution
+        fold_batchnorm,  # and a norm behind that projection behind a convolution
+        lower_affine,  # what found nothing in front of it can still fold forward
+        hoist_clip,  # now it is final what stands between two convolutions
+        partial(
+            fold_cascades, options=options
+        ),  # last, for its choice needs every linear layer to be a convolution
+    )
+
+
+def pass_name(step: Pass) -> str:
+    """A pass as it is named in the source and in errors."""
+    return str((step.func if isinstance(step, partial) else step).__name__)
+
+
+def fold(graph: Graph, options: Options = DEFAULT) -> Graph:
+    """The graph with every fold applied, each decision in ``decisions``; verified after every pass."""
+    for step in fold_order(options):
+        graph = verify(step(graph), stage=pass_name(step))
+    return graph

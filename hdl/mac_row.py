@@ -1,0 +1,212 @@
+"""MAC row: a systolic row of processing elements and the chain that drains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from .multiplier import MultiplierParams
+from .rom import RomParams
+from .streams import beat_layout, delay
+
+__all__ = ["MacRow", "MacRowParams"]
+
+
+@dataclass(frozen=True, slots=True)
+class MacRowParams:
+    """``pes`` dot products at once, ``taps`` multiplies each a cycle.
+
+    For every pass, processing element ``e`` computes ``acc[e] = Σ_steps Σ_taps x · w[e]`` and the row sends the sums out one a
+    cycle, the last element first. Samples, weight address and flags hop from element to element, one register each, so no net
+    fans out.
+
+    *Timing* ``ii`` 1 cycle a step; a pass must have at least ``pes`` steps. The first sum of a pass leaves ``latency`` cycles
+    after its last step enters, the others in the cycles that follow. ``i_address`` runs ``address_lead`` cycles ahead.
+
+    *Parameters* ``x_bits``, ``x_signed``: samples; ``w_bits``: signed weights; ``acc_bits``: signed sums, wide enough for every
+    partial sum; ``depth_words``: weight words an element; ``multiplier`` and ``memory``: kinds of leaf cells.
+    """
+
+    pes: int
+    taps: int
+    x_bits: int
+    x_signed: bool
+    w_bits: int
+    acc_bits: int
+    depth_words: int
+    multiplier: str = "behavioural"
+    memory: str = "behavioural"
+
+    @property
+    def multiplier_params(self) -> MultiplierParams:
+        return MultiplierParams(self.x_bits + (not self.x_signed), self.w_bits, self.multiplier)
+
+    @property
+    def rom_params(self) -> RomParams:
+        return RomParams(self.taps * self.w_bits, self.depth_words, self.memory)
+
+    @property
+    def tree_levels(self) -> int:
+        return (self.taps - 1).bit_length()
+
+    @property
+    def address_lead(self) -> int:
+        return self.rom_params.latency
+
+    @property
+    def ii(self) -> int:
+        return 1
+
+    @property
+    def latency(self) -> int:
+        """hop, multiply, tree, accumulate, then ``pes`` hops through the chain and one register to enter it."""
+        return 1 + self.multiplier_params.latency + self.tree_levels + 1 + self.pes + 1
+
+    def reference(self, steps: Iterable[tuple[Sequence[int], int, bool, bool]], words: Sequence[Sequence[Sequence[int]]]) -> Iterator[int]:
+        """Sums in the order they leave, for steps of ``(samples, address, first, last)``; ``words[element][address][tap]``."""
+        sums = [0] * self.pes
+        for samples, address, first, last in steps:
+            for e in range(self.pes):
+                product = sum(x * w for x, w in zip(samples, words[e][address], strict=True))
+                sums[e] = product if first else sums[e] + product
+            if last:
+                yield from reversed(sums)
+
+    def create(self, words: Sequence[Sequence[Sequence[int]]]) -> MacRow:
+        return MacRow(self, words)
+
+
+class MacRow(wiring.Component):
+    """See `MacRowParams`; ``words[element][address]`` holds ``taps`` weights."""
+
+    def __init__(self, params: MacRowParams, words: Sequence[Sequence[Sequence[int]]]) -> None:
+        if len(words) != params.pes:
+            raise ValueError(f"words must be given for {params.pes} elements, not {len(words)!r}")
+        self.params = params
+        self.words = words
+        super().__init__(
+            {
+                "i_address": In(range(params.depth_words)),
+                "i_taps": In(beat_layout(params.x_bits, params.x_signed, params.taps)),
+                "i_valid": In(1),
+                "i_first": In(1),
+                "i_last": In(1),
+                "o_valid": Out(1),
+                "o": Out(signed(params.acc_bits)),
+            }
+        )
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        p = self.params
+        to_sum = p.multiplier_params.latency + p.tree_levels
+        address = self.i_address
+        taps = Value.cast(self.i_taps)
+        first = delay(m, self.i_first, to_sum, "first", reset_less=True)
+        done = delay(m, self.i_valid & self.i_last, to_sum, "done")
+        chain: Value = Signal(signed(p.acc_bits), name="chain_begin")
+        chain_valid: Value = Signal(name="chain_begin_valid")
+        for e in range(p.pes):
+            m.submodules[f"pe{e}"] = pe = _ProcessingElement(p, self.words[e])
+            m.d.comb += [
+                pe.i_address.eq(address),
+                Value.cast(pe.i_taps).eq(taps),
+                pe.i_first.eq(first),
+                pe.i_done.eq(done),
+                pe.i_chain.eq(chain),
+                pe.i_chain_valid.eq(chain_valid),
+            ]
+            address, taps, first, done = pe.o_address, Value.cast(pe.o_taps), pe.o_first, pe.o_done
+            chain, chain_valid = pe.o_chain, pe.o_chain_valid
+        m.d.comb += [self.o.eq(chain), self.o_valid.eq(chain_valid)]
+        return m
+
+
+class _ProcessingElement(wiring.Component):
+    """``taps`` multipliers, an adder tree, an accumulator, and this element's place in the drain chain.
+
+    The chain takes two registers a hop while samples take one, so the sums of one pass, finished one cycle apart from element
+    to element, queue up behind each other without gaps or collisions.
+    """
+
+    def __init__(self, params: MacRowParams, words: Sequence[Sequence[int]]) -> None:
+        self.params = params
+        mask = (1 << params.w_bits) - 1
+        self.words = [
+            sum((int(weight) & mask) << (n * params.w_bits) for n, weight in enumerate(word)) for word in words
+        ]
+        taps = beat_layout(params.x_bits, params.x_signed, params.taps)
+        address = range(params.depth_words)
+        super().__init__(
+            {
+                "i_address": In(address),
+                "i_taps": In(taps),
+                "i_first": In(1),
+                "i_done": In(1),
+                "i_chain": In(signed(params.acc_bits)),
+                "i_chain_valid": In(1),
+                "o_address": Out(address),
+                "o_taps": Out(taps),
+                "o_first": Out(1),
+                "o_done": Out(1),
+                "o_chain": Out(signed(params.acc_bits)),
+                "o_chain_valid": Out(1),
+            }
+        )
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        p = self.params
+        address = Signal.like(self.i_address, reset_less=True)
+        taps = Signal(data.ArrayLayout(Shape(p.x_bits, p.x_signed), p.taps), reset_less=True)
+        first = Signal(reset_less=True)
+        done = Signal()
+        m.d.sync += [address.eq(self.i_address), taps.eq(self.i_taps), first.eq(self.i_first), done.eq(self.i_done)]
+        m.d.comb += [
+            self.o_address.eq(address),
+            self.o_taps.eq(taps),
+            self.o_first.eq(first),
+            self.o_done.eq(done),
+        ]
+
+        m.submodules.weights = weights = p.rom_params.create(self.words)
+        m.d.comb += weights.i_addr.eq(address)
+        terms: list[Value] = []
+        for n in range(p.taps):
+            m.submodules[f"multiplier{n}"] = multiplier = p.multiplier_params.create()
+            m.d.comb += [
+                multiplier.i_a.eq(taps[n]),
+                multiplier.i_b.eq(weights.o[n * p.w_bits : (n + 1) * p.w_bits].as_signed()),
+            ]
+            terms.append(multiplier.o)
+        level = 0
+        while len(terms) > 1:
+            sums: list[Value] = []
+            for n in range(0, len(terms), 2):
+                pair = terms[n] + terms[n + 1] if n + 1 < len(terms) else terms[n]
+                register = Signal(pair.shape(), name=f"sum_{level}_{n // 2}", reset_less=True)
+                m.d.sync += register.eq(pair)
+                sums.append(register)
+            terms = sums
+            level += 1
+
+        acc = Signal(signed(p.acc_bits), reset_less=True)
+        finished = Signal()
+        m.d.sync += [acc.eq(Mux(first, 0, acc) + terms[0]), finished.eq(done)]
+
+        enter = Signal(signed(p.acc_bits), reset_less=True)
+        enter_valid = Signal()
+        leave = Signal(signed(p.acc_bits), reset_less=True)
+        leave_valid = Signal()
+        m.d.sync += [
+            enter.eq(Mux(finished, acc, self.i_chain)),
+            enter_valid.eq(finished | self.i_chain_valid),
+            leave.eq(enter),
+            leave_valid.eq(enter_valid),
+        ]
+        m.d.comb += [self.o_chain.eq(leave), self.o_chain_valid.eq(leave_valid)]
+        return m

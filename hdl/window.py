@@ -1,0 +1,551 @@
+"""Window: a banked ring of image rows, and the schedule that reads it.
+
+Incoming pixels fill a ring of rows; the reader walks over the output pixels and fetches, step by step, the samples under the
+kernel. Reading is random access, so any kernel, stride and padding cost no beats: padded taps are masked, and the next frame
+fills the ring while the last rows of this one are being read. Writer and reader meet only in two counters of rows: rows that
+have come and are not yet claimed, and rows that are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Shape, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .ram import Ram, RamParams
+from .streams import add_mod, beat_layout, beat_stream, beats, delay
+
+__all__ = ["STEP_LAYOUT", "Window", "WindowParams"]
+
+STEP_LAYOUT = data.StructLayout({"valid": 1, "first": 1, "last": 1, "pixel": 1})
+"""A step of the schedule: is there one, does it open its pass, close its pass, open its pixel."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowParams:
+    """The schedule over one image.
+
+    Every output pixel is read in *passes*, every pass in *steps*; a step delivers ``taps = parallel rows × parallel columns ×
+    lanes`` samples at once. Order of steps, outermost first:
+
+    * reducing (convolution): pixel, pass, kernel row, kernel column, beat of channels; ``replays`` equal passes a pixel;
+    * ``channelwise`` (pooling): pixel, beat of channels (one pass each), kernel row, kernel column.
+
+    ``parallel`` is ``(1, 1)``, ``(kh, 1)`` or ``(kh, kw)``: that direction of the kernel is read at once from as many banks.
+    ``rows`` is the capacity of the ring, in image rows.
+
+    *Shapes* input ``(height, width, channels)`` in raster order, ``lanes`` channels a beat; tap order is kernel row, kernel
+    column, lane.
+
+    *Timing* one step a cycle while input and grants last: a frame takes ``frame_cycles``. ``latency`` cycles lie between a step
+    and its samples. A row of the output can start 3 cycles after the last beat of the input row it waits for.
+
+    *Raises* ``ValueError`` for impossible sizes.
+    """
+
+    height: int
+    width: int
+    channels: int
+    lanes: int
+    bits: int
+    signed: bool
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    rows: int
+    replays: int = 1
+    parallel: tuple[int, int] = (1, 1)
+    channelwise: bool = False
+    pad_raw: int = 0
+    memory: str = "behavioural"
+
+    def __post_init__(self) -> None:
+        if self.parallel not in ((1, 1), (self.kernel[0], 1), self.kernel):
+            raise ValueError(f"parallel must be (1, 1), (kh, 1) or (kh, kw), not {self.parallel!r}")
+        if not 1 <= self.lanes <= self.channels:
+            raise ValueError(f"lanes must be 1 to {self.channels}, not {self.lanes!r}")
+        if self.channelwise and self.replays != 1:
+            raise ValueError(f"replays must be 1 for a channelwise window, not {self.replays!r}")
+        if self.rows < self.min_rows or self.rows % self.parallel[0]:
+            raise ValueError(
+                f"rows must be a multiple of {self.parallel[0]} from {self.min_rows} on, not {self.rows!r}"
+            )
+        if self.out_height < 1 or self.out_width < 1:
+            raise ValueError(f"kernel must fit into the padded input, not {self.kernel!r}")
+
+    # The schedule, in numbers.
+
+    @property
+    def out_height(self) -> int:
+        return (self.height + sum(self.padding[0]) - self.kernel[0]) // self.stride[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        return (self.width + sum(self.padding[1]) - self.kernel[1]) // self.stride[1] + 1
+
+    @property
+    def beats(self) -> int:
+        """Input beats a pixel."""
+        return beats(self.channels, self.lanes)
+
+    @property
+    def taps(self) -> int:
+        """Samples a step."""
+        return self.parallel[0] * self.parallel[1] * self.lanes
+
+    @property
+    def steps(self) -> int:
+        """Steps a pass."""
+        serial = (self.kernel[0] // self.parallel[0]) * (self.kernel[1] // self.parallel[1])
+        return serial * (1 if self.channelwise else self.beats)
+
+    @property
+    def passes(self) -> int:
+        """Passes a pixel."""
+        return self.beats if self.channelwise else self.replays
+
+    @property
+    def row_cycles(self) -> int:
+        """Steps a row of the output."""
+        return self.out_width * self.passes * self.steps
+
+    @property
+    def frame_cycles(self) -> int:
+        """Steps a frame: the least interval between frames."""
+        return self.out_height * self.row_cycles
+
+    @property
+    def ii(self) -> int:
+        """Cycles between output pixels."""
+        return self.passes * self.steps
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a step (`Window.o_step`) to its samples (`Window.o_taps`)."""
+        return 5 + (self.parallel[0] > 1) + (self.parallel[1] > 1)
+
+    # The rows: which have come when an output row may start, which are free when it is done.
+
+    @property
+    def min_rows(self) -> int:
+        """The smallest ring that works at all; full speed wants ``kernel + stride`` rows."""
+        live = max(
+            self.needed_rows(row) - self.first_row(row) for row in range(self.out_height)
+        )
+        banks = self.parallel[0]
+        return -(-max(live, 1) // banks) * banks
+
+    def needed_rows(self, row: int) -> int:
+        """Rows of the frame that must have come before output row ``row`` starts."""
+        return min(max(row * self.stride[0] - self.padding[0][0] + self.kernel[0], 0), self.height)
+
+    def first_row(self, row: int) -> int:
+        """The first input row that output row ``row``, or a later one, still reads."""
+        if row == self.out_height:
+            return self.height
+        return min(max(row * self.stride[0] - self.padding[0][0], 0), self.height)
+
+    @property
+    def unread_rows(self) -> int:
+        """Rows at the bottom of a frame that no window reaches."""
+        return self.height - self.needed_rows(self.out_height - 1)
+
+    @property
+    def claims(self) -> tuple[int, ...]:
+        """Rows that must newly have come for each output row; the unread rows of the last frame count to the first."""
+        needed = [self.needed_rows(row) for row in range(self.out_height)]
+        return (needed[0] + self.unread_rows, *(after - before for before, after in zip(needed, needed[1:], strict=False)))
+
+    @property
+    def releases(self) -> tuple[int, ...]:
+        """Rows that become free with the end of each output row."""
+        return tuple(self.first_row(row + 1) - self.first_row(row) for row in range(self.out_height))
+
+    # The reference.
+
+    def reference(self, frame_hwc: Sequence[Sequence[Sequence[int]]]) -> Iterator[tuple[list[int], bool, bool, bool]]:
+        """``(samples, first, last, pixel)`` of every step of one frame."""
+        kernel_steps = [
+            (u, v)
+            for u in range(0, self.kernel[0], self.parallel[0])
+            for v in range(0, self.kernel[1], self.parallel[1])
+        ]
+        for i in range(self.out_height):
+            for j in range(self.out_width):
+                for a_pass in range(self.passes):
+                    beats_here = [a_pass] if self.channelwise else range(self.beats)
+                    steps = [(u, v, d) for u, v in kernel_steps for d in beats_here]
+                    for n, (u, v, d) in enumerate(steps):
+                        samples = [
+                            self._sample(frame_hwc, i, j, u + du, v + dv, d * self.lanes + lane)
+                            for du in range(self.parallel[0])
+                            for dv in range(self.parallel[1])
+                            for lane in range(self.lanes)
+                        ]
+                        yield samples, n == 0, n == len(steps) - 1, n == 0 and a_pass == 0
+
+    def _sample(self, frame_hwc: Sequence[Sequence[Sequence[int]]], i: int, j: int, u: int, v: int, c: int) -> int:
+        row = i * self.stride[0] + u - self.padding[0][0]
+        col = j * self.stride[1] + v - self.padding[1][0]
+        if not (0 <= row < self.height and 0 <= col < self.width):
+            return self.pad_raw
+        return frame_hwc[row][col][c] if c < self.channels else 0
+
+    def create(self) -> Window:
+        return Window(self)
+
+
+class _Rows:
+    """What the writer and the reader tell each other about rows."""
+
+    def __init__(self, p: WindowParams) -> None:
+        self.opened = Signal(name="row_opened")  # the writer begins a row
+        self.stored = Signal(name="row_stored")  # the writer ends a row
+        self.space = Signal(range(p.rows + p.unread_rows + 1), init=p.rows, name="rows_free")
+        self.starts = Signal(name="row_starts")  # the reader begins an output row
+        self.ready = Signal(name="row_ready")  # the reader may begin one
+        self.released = Signal(range(max(p.releases) + 1), name="rows_released")
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """Where a step reads: image row and column, ring row, word in the row, and the column bank of the window's left edge."""
+
+    row: Signal
+    ring: Signal
+    col: Signal
+    word: Signal
+    phase: Signal
+
+
+_Banks = dict[tuple[int, int], Ram]
+
+
+class Window(wiring.Component):
+    """See `WindowParams`.
+
+    ``i_grant`` permits the next pass to start; ``o_start`` tells, one cycle before its first step, that one does.
+    ``o_step`` is the step being issued, ``o_taps`` its samples ``latency`` cycles later. Nothing here can be stalled: whoever
+    grants a pass has room for its results.
+
+    Invariants: (1) a row is read only after its last beat was stored; (2) a slot is written only after the last output row
+    that reads it was issued; (3) ``o_start`` implies ``i_grant``.
+    """
+
+    i: stream.Interface
+    i_grant: Signal
+    o_start: Signal
+
+    def __init__(self, params: WindowParams) -> None:
+        self.params = params
+        super().__init__(
+            {
+                "i": In(beat_stream(params.bits, params.signed, params.lanes)),
+                "i_grant": In(1),
+                "o_start": Out(1),
+                "o_step": Out(STEP_LAYOUT),
+                "o_taps": Out(beat_layout(params.bits, params.signed, params.taps)),
+            }
+        )
+
+    def elaborate(self, _platform: object) -> Module:
+        m = Module()
+        p = self.params
+        banks_r, banks_c = p.parallel
+        row_words = -(-p.width // banks_c) * p.beats  # words of one row in one bank
+        slots = p.rows // banks_r  # rows in one bank
+        ram = RamParams(p.lanes * p.bits, slots * row_words, p.memory)
+        banks = {}
+        for r in range(banks_r):
+            for c in range(banks_c):
+                m.submodules[f"bank_{r}_{c}"] = banks[r, c] = ram.create()
+
+        rows = _Rows(p)
+        self._write(m, rows, banks, row_words)
+        position = self._schedule(m, rows, row_words)
+        self._fetch(m, banks, row_words, position)
+        self._count(m, rows)
+        return m
+
+    # ------------------------------------------------------------------------------------------------------------ writer
+
+    def _write(self, m: Module, rows: _Rows, banks: _Banks, row_words: int) -> None:
+        """Store beats while there is a free row."""
+        p = self.params
+        banks_r, banks_c = p.parallel
+        beat = Signal(range(p.beats))
+        col = Signal(range(p.width))
+        col_bank = Signal(range(banks_c))
+        row_bank = Signal(range(banks_r))
+        group = Signal(range(row_words))  # word of this column's first beat
+        slot = Signal(range(p.rows // banks_r * row_words))  # word of this row's first column
+
+        row_opens = (col == 0) & (beat == 0)
+        accept = self.i.valid & self.i.ready
+        last_beat = beat == p.beats - 1
+        last_col = col == p.width - 1
+        m.d.comb += [
+            self.i.ready.eq(~row_opens | (rows.space != 0)),
+            rows.opened.eq(accept & row_opens),
+            rows.stored.eq(accept & last_beat & last_col),
+        ]
+        with m.If(accept):
+            m.d.sync += beat.eq(Mux(last_beat, 0, beat + 1))
+            with m.If(last_beat):
+                m.d.sync += [
+                    col.eq(Mux(last_col, 0, col + 1)),
+                    col_bank.eq(Mux(last_col, 0, add_mod(col_bank, 1, banks_c))),
+                ]
+                with m.If(last_col):
+                    m.d.sync += [group.eq(0), row_bank.eq(add_mod(row_bank, 1, banks_r))]
+                    with m.If(row_bank == banks_r - 1):
+                        m.d.sync += slot.eq(add_mod(slot, row_words, p.rows // banks_r * row_words))
+                with m.Elif(col_bank == banks_c - 1):
+                    m.d.sync += group.eq(group + p.beats)
+
+        address = Signal(range(p.rows // banks_r * row_words), reset_less=True)
+        word = Signal(p.lanes * p.bits, reset_less=True)
+        m.d.sync += [address.eq(slot + group + beat), word.eq(Cat(*self.i.payload))]
+        for (r, c), bank in banks.items():
+            write = Signal(name=f"write_{r}_{c}")
+            m.d.sync += write.eq(accept & (row_bank == r) & (col_bank == c))
+            m.d.comb += [bank.i_write_addr.eq(address), bank.i_write_data.eq(word), bank.i_write_en.eq(write)]
+
+    # ------------------------------------------------------------------------------------------------------------ reader
+
+    def _schedule(self, m: Module, rows: _Rows, row_words: int) -> _Position:
+        """Issue steps; returns where the sample of each step lies."""
+        p = self.params
+        banks_r, banks_c = p.parallel
+        serial_r, serial_c = p.kernel[0] // banks_r, p.kernel[1] // banks_c
+        top, left = p.padding[0][0], p.padding[1][0]
+
+        # Counters of the schedule, and whether each stands at its last value.
+        run = Signal()
+        opens_pass = Signal(init=1)
+        opens_pixel = Signal(init=1)
+        opens_row = Signal(init=1)
+        out_row = Signal(range(p.out_height))
+        out_col = Signal(range(p.out_width))
+        passes = Signal(range(p.passes))
+        tap_row = Signal(range(serial_r))
+        tap_col = Signal(range(serial_c))
+        beat = Signal(range(1 if p.channelwise else p.beats))
+
+        last_beat = beat == (0 if p.channelwise else p.beats - 1)
+        last_tap_col = last_beat & (tap_col == serial_c - 1)
+        last_step = last_tap_col & (tap_row == serial_r - 1)
+        last_of_pixel = last_step & (passes == p.passes - 1)
+        last_of_row = last_of_pixel & (out_col == p.out_width - 1)
+        last_of_frame = last_of_row & (out_row == p.out_height - 1)
+
+        # Start of passes. `rows.ready` and `i_grant` are registers that already count the start before.
+        free = ~run | last_step
+        next_opens_row = Mux(run, last_of_row, opens_row)
+        start = free & self.i_grant & (~next_opens_row | rows.ready)
+        m.d.comb += [self.o_start.eq(start), rows.starts.eq(start & next_opens_row)]
+        m.d.sync += run.eq(start | (run & ~last_step))
+
+        # Position of the window: ring row and word of its first tap, and where the tap being fetched lies.
+        c_range = range(min(-left, 0), p.out_width * p.stride[1] + p.kernel[1] + 1)
+        r_range = range(min(-top, 0), p.out_height * p.stride[0] + p.kernel[0] + 1)
+        words = (row_words - 1).bit_length() + 1
+        first_word = (-left // banks_c) * p.beats
+        base_row = Signal(Shape.cast(r_range), init=-top)
+        base_ring = Signal(range(p.rows), init=-top % p.rows)
+        base_col = Signal(Shape.cast(c_range), init=-left)
+        base_phase = Signal(range(banks_c), init=-left % banks_c)
+        base_word = Signal(words, init=first_word % (1 << words))
+        row = Signal.like(base_row)
+        ring = Signal.like(base_ring)
+        col = Signal.like(base_col)
+        word = Signal.like(base_word)
+
+        next_base_row, next_base_ring = Signal.like(base_row), Signal.like(base_ring)
+        next_base_col, next_base_word = Signal.like(base_col), Signal.like(base_word)
+        next_base_phase = Signal.like(base_phase)
+        frame_step = p.height - (p.out_height - 1) * p.stride[0]
+        m.d.comb += [
+            next_base_row.eq(base_row),
+            next_base_ring.eq(base_ring),
+            next_base_col.eq(base_col),
+            next_base_word.eq(base_word),
+            next_base_phase.eq(base_phase),
+        ]
+        with m.If(last_of_frame):
+            m.d.comb += [next_base_row.eq(-top), next_base_ring.eq(add_mod(base_ring, frame_step, p.rows))]
+        with m.Elif(last_of_row):
+            m.d.comb += [
+                next_base_row.eq(base_row + p.stride[0]),
+                next_base_ring.eq(add_mod(base_ring, p.stride[0], p.rows)),
+            ]
+        odd_cols = p.stride[1] % banks_c
+        carry_phase = base_phase >= banks_c - odd_cols if odd_cols else Const(0)
+        groups = p.stride[1] // banks_c
+        pixel_words = Mux(carry_phase, (groups + 1) * p.beats, groups * p.beats)
+        passed_words = p.beats - 1 if p.channelwise else 0  # words by which the passes of a pixel have moved on
+        with m.If(last_of_row):
+            m.d.comb += [
+                next_base_col.eq(-left),
+                next_base_word.eq(first_word),
+                next_base_phase.eq(-left % banks_c),
+            ]
+        with m.Elif(last_of_pixel):
+            m.d.comb += [
+                next_base_col.eq(base_col + p.stride[1]),
+                next_base_word.eq(base_word + pixel_words - passed_words),
+                next_base_phase.eq(add_mod(base_phase, p.stride[1], banks_c)),
+            ]
+        if p.channelwise:
+            with m.Elif(last_step):
+                m.d.comb += next_base_word.eq(base_word + 1)
+
+        with m.If(run):
+            m.d.sync += [opens_pass.eq(last_step), opens_pixel.eq(last_of_pixel), opens_row.eq(last_of_row)]
+            m.d.sync += beat.eq(Mux(last_beat, 0, beat + 1))
+            with m.If(last_step):
+                m.d.sync += [tap_col.eq(0), tap_row.eq(0), passes.eq(Mux(last_of_pixel, 0, passes + 1))]
+                m.d.sync += [
+                    base_row.eq(next_base_row),
+                    base_ring.eq(next_base_ring),
+                    base_col.eq(next_base_col),
+                    base_word.eq(next_base_word),
+                    base_phase.eq(next_base_phase),
+                    row.eq(next_base_row),
+                    ring.eq(next_base_ring),
+                    col.eq(next_base_col),
+                    word.eq(next_base_word),
+                ]
+            with m.Elif(last_tap_col):
+                m.d.sync += [
+                    tap_col.eq(0),
+                    tap_row.eq(tap_row + 1),
+                    row.eq(row + 1),
+                    ring.eq(add_mod(ring, 1, p.rows)),
+                    col.eq(base_col),
+                    word.eq(base_word),
+                ]
+            with m.Else():
+                m.d.sync += word.eq(word + (p.beats if p.channelwise else 1))
+                with m.If(last_beat):
+                    m.d.sync += [tap_col.eq(tap_col + 1), col.eq(col + 1)]
+            with m.If(last_of_pixel):
+                m.d.sync += out_col.eq(Mux(last_of_row, 0, out_col + 1))
+            with m.If(last_of_row):
+                m.d.sync += out_row.eq(Mux(last_of_frame, 0, out_row + 1))
+
+        m.d.comb += [
+            self.o_step.valid.eq(run),
+            self.o_step.first.eq(opens_pass),
+            self.o_step.last.eq(last_step),
+            self.o_step.pixel.eq(opens_pixel),
+        ]
+        with m.If(run & last_of_row):
+            m.d.sync += rows.released.eq(_table(m, "release", out_row, p.releases))
+        with m.Else():
+            m.d.sync += rows.released.eq(0)
+        return _Position(row, ring, col, word, base_phase)
+
+    def _fetch(self, m: Module, banks: _Banks, row_words: int, at: _Position) -> None:
+        """The pipeline from a position to samples: slot and masks, address, memory (2), rotations, mask."""
+        p = self.params
+        banks_r, banks_c = p.parallel
+        slots = p.rows // banks_r
+        depth = slots * row_words
+
+        def slot_of(ring_row: int) -> int:
+            return ring_row // banks_r % slots * row_words
+
+        # Cycle 1: look up where each bank's row and column start, and which taps lie on the image.
+        row_phase = _table(m, "row_phase", at.ring, [n % banks_r for n in range(p.rows)])
+        here = _table(m, "slot_here", at.ring, [slot_of(n) for n in range(p.rows)])
+        after = _table(m, "slot_after", at.ring, [slot_of(n + banks_r) for n in range(p.rows)])
+        slot_words = []
+        for r in range(banks_r):
+            slot = Signal(range(depth), name=f"slot_{r}", reset_less=True)
+            m.d.sync += slot.eq(Mux(row_phase > r, after, here))
+            slot_words.append(slot)
+        column_words = []
+        for c in range(banks_c):
+            column = Signal(len(at.word), name=f"column_{c}", reset_less=True)
+            m.d.sync += column.eq(Mux(at.phase > c, at.word + p.beats, at.word))
+            column_words.append(column)
+        rows_inside = [(at.row + u >= 0) & (at.row + u < p.height) for u in range(banks_r)]
+        cols_inside = [(at.col + v >= 0) & (at.col + v < p.width) for v in range(banks_c)]
+        inside = delay(m, Cat(*rows_inside, *cols_inside), p.latency - 1, "inside", reset_less=True)
+        row_turn = delay(m, row_phase, 4, "row_turn", reset_less=True)
+        col_turn = delay(m, at.phase, 4 + (banks_r > 1), "col_turn", reset_less=True)
+
+        # Cycle 2: addresses; cycles 3 and 4: memory.
+        for (r, c), bank in banks.items():
+            address = Signal(range(depth), name=f"address_{r}_{c}", reset_less=True)
+            m.d.sync += address.eq(slot_words[r] + column_words[c])
+            m.d.comb += bank.i_addr.eq(address)
+        taps = [[banks[r, c].o for c in range(banks_c)] for r in range(banks_r)]
+
+        # Turn the banks so that the window's first row, then its first column, comes first.
+        if banks_r > 1:
+            taps = _turn(m, taps, row_turn, "turned_row")
+        if banks_c > 1:
+            columns = [list(column) for column in zip(*taps, strict=True)]
+            taps = [list(line) for line in zip(*_turn(m, columns, col_turn, "turned_col"), strict=True)]
+
+        # Last cycle: padding.
+        shape = Shape(p.bits, p.signed)
+        padding = Const(p.pad_raw & ((1 << p.bits) - 1), p.bits)
+        for u in range(banks_r):
+            for v in range(banks_c):
+                for lane in range(p.lanes):
+                    n = (u * banks_c + v) * p.lanes + lane
+                    sample = Signal(shape, name=f"sample_{n}", reset_less=True)
+                    stored = taps[u][v][lane * p.bits : (lane + 1) * p.bits]
+                    m.d.sync += sample.eq(Mux(inside[u] & inside[banks_r + v], stored, padding))
+                    m.d.comb += self.o_taps[n].eq(sample)
+
+    # ---------------------------------------------------------------------------------------------------------- counters
+
+    def _count(self, m: Module, rows: _Rows) -> None:
+        """Rows that have come and are not claimed, rows that are free; whether the next output row may start."""
+        p = self.params
+        come = Signal(range(p.rows + p.unread_rows + 1), init=p.unread_rows)
+        claim_row = Signal(range(p.out_height))
+        claim = _table(m, "claim", claim_row, p.claims)
+        with m.If(rows.starts):
+            m.d.sync += [
+                come.eq(come - claim + rows.stored),
+                claim_row.eq(add_mod(claim_row, 1, p.out_height)),
+                rows.ready.eq(0),
+            ]
+        with m.Else():
+            m.d.sync += [come.eq(come + rows.stored), rows.ready.eq(come >= claim)]
+        m.d.sync += rows.space.eq(rows.space + rows.released - rows.opened)
+
+
+def _turn(m: Module, lines: list[list[Value]], phase: Value, name: str) -> list[list[Value]]:
+    """Rotate ``lines`` so that line ``phase`` comes first, into registers."""
+    turned = []
+    for n in range(len(lines)):
+        line = []
+        for k in range(len(lines[0])):
+            register = Signal(len(lines[0][k]), name=f"{name}_{n}_{k}", reset_less=True)
+            choice = Array(lines[(n + turn) % len(lines)][k] for turn in range(len(lines)))
+            m.d.sync += register.eq(choice[phase])
+            line.append(register)
+        turned.append(line)
+    return turned
+
+
+def _table(m: Module, name: str, index: Value, entries: Sequence[int]) -> Signal:
+    """``entries[index]`` as logic, with the commonest entry as the default."""
+    entry = Signal(range(max(entries) + 1), name=name)
+    common = max(set(entries), key=lambda value: (list(entries).count(value), -value))
+    with m.Switch(index):
+        for value in sorted(set(entries) - {common}):
+            with m.Case(*(n for n, this in enumerate(entries) if this == value)):
+                m.d.comb += entry.eq(value)
+        with m.Default():
+            m.d.comb += entry.eq(common)
+    return entry
