@@ -44,5 +44,5 @@ def quote(value: object) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, a list a thousand deep
-        return f"a {type(value).__name__} too great to print"
+        return f"something of type {type(value).__name__} too long to print"
     return text if len(text) <= 60 else f"{text[:44]} … {text[-13:]}"

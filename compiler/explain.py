@@ -1,0 +1,117 @@
+"""What was folded, what was not and why, in sentences that each carry their numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .graph import Decision, Graph, Pca, graph_macs
+from .passes.rewrite import PROBES
+
+EXACT_ERROR = 1e-9
+"""The greatest relative difference that rounding may leave in a fold that is exact on paper."""
+
+PCA_TRAP = (
+    "PCA is affine: the mean μ of the responses goes into the bias. The trap is to run sklearn's PCA.transform "
+    "on the filters instead: it subtracts the mean filter m from them, and a convolution with those differs "
+    "from the projection by exactly (1 − Σ patch)·mᵀQ at every pixel"
+)
+PCA_PADDING = (
+    "A zero padded onto a projection is not the projection of a zero pixel, which is −Q·μ: to fold it "
+    "forward into a padded convolution takes border classes"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One decision in words; ``check`` and ``note`` may be empty. ``str`` is the paragraph to print."""
+
+    decision: Decision
+    title: str
+    reason: str
+    multiplies: str
+    check: str
+    note: str
+
+    def __str__(self) -> str:
+        details = (self.reason, self.multiplies, self.check, self.note)
+        return "\n".join([f"{self.title}.", *(f"  {detail}." for detail in details if detail)])
+
+
+def explain(before: Graph, after: Graph) -> tuple[Explanation, ...]:
+    """Every decision between two graphs, in order, told in the names of the layers ``before``."""
+    made_of: dict[str, tuple[str, ...]] = {}
+    explanations = []
+    for decision in after.decisions[len(before.decisions) :]:
+        names = [" + ".join(made_of.get(layer, (layer,))) for layer in decision.layers]
+        explanations.append(_explanation(before, decision, names))
+        if decision.taken and decision.rule != "hoist":
+            made_of[decision.layers[-1]] = tuple(
+                part for layer in decision.layers for part in made_of.get(layer, (layer,))
+            )
+    return tuple(explanations)
+
+
+def summarize(before: Graph, after: Graph) -> str:
+    """The whole in one sentence."""
+    taken = sum(decision.taken for decision in after.decisions)
+    refused = len(after.decisions) - taken
+    return (
+        f"{before.name}: {len(before.nodes) - 1} layers became {len(after.nodes) - 1}, "
+        f"{_change(graph_macs(before), graph_macs(after))} multiplies a frame; {taken} folds, {refused} refused"
+    )
+
+
+def _explanation(before: Graph, decision: Decision, names: list[str]) -> Explanation:
+    reason = decision.reason[:1].upper() + decision.reason[1:]
+    multiplies = f"Multiplies a frame: {_change(decision.macs_before, decision.macs_after)}"
+    if not decision.taken:
+        if decision.macs_before == decision.macs_after:
+            multiplies = f"Multiplies a frame: {decision.macs_before:,}"
+        else:
+            multiplies = f"Multiplies a frame: {decision.macs_before:,} apart, {decision.macs_after:,} as one"
+    title, check, note = _title(decision, names), _check(decision), _note(before, decision)
+    return Explanation(decision, title, reason, multiplies, check, note)
+
+
+def _title(decision: Decision, names: list[str]) -> str:
+    quoted = [f"'{name}'" for name in names]
+    listed = " and ".join([", ".join(quoted[:-1]), quoted[-1]] if quoted[1:] else quoted)
+    if not decision.taken:
+        return f"Kept {listed} apart"
+    match decision.rule:
+        case "lower":
+            return f"Rewrote {listed} as a 1×1 convolution"
+        case "hoist":
+            return f"Moved {quoted[-1]} in front of {' and '.join(quoted[:-1])}"
+        case "batch_norm" | "pca":
+            return f"Folded {' and '.join(quoted[1:])} into {quoted[0]}"
+        case "cascade":
+            return f"Merged {listed} into one layer"
+    return f"Changed {listed} ({decision.rule})"
+
+
+def _check(decision: Decision) -> str:
+    if decision.error is None:
+        return ""
+    checked = f"Checked on {PROBES} random inputs"
+    if decision.error == 0:
+        return f"{checked}: equal to the last bit"
+    if decision.error <= EXACT_ERROR:
+        return f"{checked}: exact, but for rounding of {decision.error:.1e} of the greatest value"
+    return f"{checked}: NOT exact, differs by up to {100 * decision.error:.3g} % of the greatest value"
+
+
+def _note(before: Graph, decision: Decision) -> str:
+    if decision.taken and decision.rule == "pca":
+        return PCA_TRAP
+    if decision.rule == "lower" and isinstance(before.node(decision.layers[-1]), Pca):
+        return PCA_PADDING
+    return ""
+
+
+def _change(before: int, after: int) -> str:
+    """Two counts and the change in percent."""
+    if before == after:
+        return f"{before:,} → {after:,} (as before)"
+    percent = f"{round(100 * (after - before) / before):+d} %" if before else "from none"
+    return f"{before:,} → {after:,} ({percent.replace('-', '−')})"

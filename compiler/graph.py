@@ -213,11 +213,11 @@ class Graph:
     def format_of(self, name: str) -> Format:
         """The integer format of a tensor of a quantized graph."""
         node = self.node(name)
-        if isinstance(node, Input | QConv2D):
-            if node.format is None:
-                raise ValueError(f"tensor must be quantized, not {name!r}")
-            return node.format
-        return self.format_of(node.inputs[0])
+        while not isinstance(node, Input | QConv2D):  # a pool keeps its input's
+            node = self.node(node.inputs[0])
+        if node.format is None:
+            raise ValueError(f"tensor must be quantized, not {name!r}")
+        return node.format
 
     def __str__(self) -> str:
         """One line a node: what the pass laws and the expect files compare."""
@@ -301,7 +301,7 @@ def node_macs(graph: Graph, node: Node) -> int:
     match node:
         case Conv2D() | QConv2D():
             _, _, _, kh, kw, inputs = graph.weights[f"{node.name}.w"].shape
-            return height * width * channels * kh * kw * inputs
+            return int(height * width * channels * kh * kw * inputs)
         case Dense():
             return int(graph.weights[f"{node.name}.w"].size)
         case Pca():

@@ -91,8 +91,8 @@ def format_for_range(low: float, high: float, bits: int) -> Format:
 def choose_multipliers(ratios: RealArray) -> tuple[IntArray, int]:
     """Integers ``(m, s)`` with ``m / 2**s`` nearest to each ratio: one shift for all, ``m`` below ``2**17``.
 
-    The shift is the largest for which the greatest multiplier still has 17 bits, so no error is above
-    ``2**-17`` of the greatest ratio. A ratio below that becomes zero.
+    The shift is the largest for which the greatest multiplier still has 17 bits. The others share its unit, so
+    a ratio 17 powers of two below the greatest becomes zero.
 
     *Raises* ``ValueError`` when a ratio is not positive and finite, or when no shift of ``1 … MAX_SHIFT``
     fits the greatest.

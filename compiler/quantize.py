@@ -9,7 +9,7 @@ the accumulator, so it cannot overflow.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,6 +38,8 @@ _IMAGES = 64
 _MAX_RATIO = 1 << (MULTIPLIER_BITS - 2)
 """An accumulator step is at most this many output steps, so that a multiplier exists."""
 
+Limits = tuple[float, float]
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizeOptions:
@@ -64,17 +66,8 @@ class QuantizeOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Output:
-    """A layer's output together with the clips behind it: the last one's tensor, and all their limits."""
-
-    tensor: str
-    low: float = -math.inf
-    high: float = math.inf
-
-
-@dataclass(frozen=True, slots=True)
 class _Span:
-    """What a format must hold; signed unless it is proven that nothing in it is negative."""
+    """What the format of a layer must hold; signed unless it is proven that nothing in it is negative."""
 
     low: float
     high: float
@@ -111,8 +104,8 @@ def quantize(
     ``MAX_ACCUMULATOR``.
     """
     options = options or QuantizeOptions()
-    outputs = _fuse_clips(graph)
-    spans, origin = _find_spans(graph, {output.tensor for output in outputs.values()}, options, calibration)
+    limits = _fuse_clips(graph)
+    spans, origin = _find_spans(graph, limits, options, calibration)
 
     nodes: list[Node] = []
     weights: dict[str, Array] = {}
@@ -130,14 +123,16 @@ def quantize(
             case MaxPool():
                 formats[node.name] = formats[node.inputs[0]]
             case Conv2D() | Dense():
-                output, source = outputs[node.name], formats[node.inputs[0]]
-                node, arrays = _quantize_layer(graph, node, source, output, spans[output.tensor], options)
+                source = formats[node.inputs[0]]
+                node, arrays = _quantize_layer(
+                    graph, node, source, spans[node.name], limits[node.name], options
+                )
                 formats[node.name] = node.format
                 weights |= {f"{node.name}.{part}": array for part, array in arrays.items()}
         nodes.append(node)
 
     macs = graph_macs(graph)
-    decision = Decision("quantize", tuple(outputs), True, origin, macs, macs)
+    decision = Decision("quantize", tuple(limits), True, origin, macs, macs)
     return Graph(
         name=graph.name,
         nodes=tuple(nodes),
@@ -151,18 +146,16 @@ def quantize(
 # ------------------------------------------------------------------------------------------------------ clips
 
 
-def _fuse_clips(graph: Graph) -> dict[str, _Output]:
-    """The outputs of all layers, with the limits that they take over from the clips behind them."""
-    outputs: dict[str, _Output] = {}
+def _fuse_clips(graph: Graph) -> dict[str, Limits]:
+    """The limits that each layer takes over from the clips behind it."""
+    limits: dict[str, Limits] = {}
     for node in graph.nodes:
         match node:
             case Conv2D() | Dense():
-                outputs[node.name] = _Output(node.name)
+                limits[node.name] = (-math.inf, math.inf)
             case Clip():
                 layer = _clipped_layer(graph, node)
-                before = outputs[layer]
-                low, high = (min(max(limit, node.low), node.high) for limit in (before.low, before.high))
-                outputs[layer] = _Output(node.name, low, high)
+                limits[layer] = _clip(limits[layer], (node.low, node.high))
             case Input() | MaxPool():
                 pass
             case _:
@@ -171,7 +164,12 @@ def _fuse_clips(graph: Graph) -> dict[str, _Output]:
                     f"operator {node.op} cannot be quantized",
                     "fold it into a convolution: quantized are conv2d, dense, clip and max_pool",
                 )
-    return outputs
+    return limits
+
+
+def _clip(values: Limits, limits: Limits) -> Limits:
+    low, high = limits
+    return min(max(values[0], low), high), min(max(values[1], low), high)
 
 
 def _clipped_layer(graph: Graph, clip: Clip) -> str:
@@ -202,21 +200,25 @@ def _clipped_layer(graph: Graph, clip: Clip) -> str:
 
 
 def _find_spans(
-    graph: Graph, tensors: Collection[str], options: QuantizeOptions, calibration: RealArray | None
+    graph: Graph, limits: Mapping[str, Limits], options: QuantizeOptions, calibration: RealArray | None
 ) -> tuple[dict[str, _Span], str]:
-    """The spans of ``tensors``, and where they come from."""
+    """What each layer's format must hold within its limits, and how that was found."""
     bounds = interval_bounds(graph)
-    proven = {name: (float(low.min()), float(high.max())) for name, (low, high) in bounds.items()}
+    proven = {name: (float(bounds[name][0].min()), float(bounds[name][1].max())) for name in limits}
     if calibration is None:
         ranges = proven
         declared = f"{graph.input.low:g} … {graph.input.high:g}"
         origin = f"ranges from interval arithmetic on the declared input range {declared}"
         origin += "; nothing saturates, but steps are coarser than with calibration data"
     else:
-        ranges = _observe(graph, tensors, options, calibration)
+        ranges = _observe(graph, limits.keys(), options, calibration)
         share = f" {options.percentile:g}" if options.method == "percentile" else ""
         origin = f"ranges observed on {len(calibration)} calibration images, {options.method}{share}"
-    return {name: _Span(*ranges[name], signed=proven[name][0] < 0) for name in tensors}, origin
+    spans = {
+        name: _Span(*_clip(ranges[name], own), signed=_clip(proven[name], own)[0] < 0)
+        for name, own in limits.items()
+    }
+    return spans, origin
 
 
 def interval_bounds(graph: Graph) -> dict[str, tuple[RealArray, RealArray]]:
@@ -295,7 +297,7 @@ def _checked_calibration(graph: Graph, calibration: RealArray) -> RealArray:
 
 
 def _quantize_layer(
-    graph: Graph, node: Conv2D | Dense, source: Format, output: _Output, span: _Span, options: QuantizeOptions
+    graph: Graph, node: Conv2D | Dense, source: Format, span: _Span, limits: Limits, options: QuantizeOptions
 ) -> tuple[QConv2D, dict[str, IntArray]]:
     """The integer layer that reads ``source``, with its arrays ``w``, ``b`` and ``m``."""
     w_rcohwi, b_rco = _layer_weights(graph, node)
@@ -314,7 +316,7 @@ def _quantize_layer(
             "use fewer bits or weight_bits, or look for an excessive bias",
         )
     multiplier, shift = choose_multipliers(source.scale * step_o / form.scale)
-    low, high = (int(limit) for limit in form.quantize(np.array([output.low, output.high])))
+    low, high = (int(limit) for limit in form.quantize(np.array(limits)))
     convolution = node if isinstance(node, Conv2D) else Conv2D(name=node.name, inputs=(), source=node.source)
     layer = QConv2D(
         name=node.name,
@@ -369,7 +371,7 @@ def _choose_steps(
     bias_o = np.abs(b_rco).max(axis=(0, 1))
 
     largest = max(-span.low, span.high) / ((1 << (bits - span.signed)) - 1)
-    scale = max(largest, source.scale * float(exact_o.max()) / _MAX_RATIO) or 1.0
+    scale = max(largest or 1.0, source.scale * float(exact_o.max()) / _MAX_RATIO)
     finest = scale / (source.scale * 16 * taps * reach)
     top = max(float(exact_o.max()), finest)
     balanced_o = np.sqrt(bias_o * top / (taps * reach * source.scale) / (1 << (MULTIPLIER_BITS - 1)))

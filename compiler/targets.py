@@ -16,10 +16,10 @@ Family = Literal["ecp5", "ice40", "generic"]
 class Target:
     """One device in one package, with the clock the planner aims at.
 
-    Counts are ``None`` where there is no limit (plain Verilog for any device). ``luts`` counts 4-input look-up
-    tables, ``brams`` the smallest separately addressed block memories of ``bram_bits`` bits, ``pins`` the user pins
-    of the package. ``nextpnr_args`` select the device; the speed grade is an argument of its own because one
-    netlist can be timed for several.
+    Counts are ``None`` where there is no limit (plain Verilog for any device). ``luts`` counts 4-input
+    look-up tables, ``brams`` the smallest separately addressed block memories of ``bram_bits`` bits, ``pins``
+    the user pins of the package. ``nextpnr_args`` select the device; the speed grade is an argument of its
+    own because one netlist can be timed for several.
     """
 
     name: str
@@ -70,8 +70,9 @@ _TABLE = (
         device="iCE40UP5K",
         package="sg48",
         speed="",
-        # A divider setting of the chip's own 48 MHz oscillator, so no external clock is needed. The next one up, 48,
-        # is out of reach: a 16-bit carry chain and its routing alone take about 20 ns in this low-power process.
+        # A divider setting of the chip's own 48 MHz oscillator, so no external clock is needed. The next one
+        # up, 48, is out of reach: a 16-bit carry chain and its routing alone take about 20 ns in this
+        # low-power process.
         plan_mhz=24.0,
         luts=5280,
         ffs=5280,
@@ -87,8 +88,8 @@ _TABLE = (
         device="iCE40HX8K",
         package="ct256",
         speed="",
-        # An 8x8 multiplier in look-up tables between registers reaches 107 MHz alone; half of that leaves room for
-        # the accumulator behind it and for a full chip.
+        # An 8x8 multiplier in look-up tables between registers reaches 107 MHz alone; half of that leaves
+        # room for the accumulator behind it and for a full chip.
         plan_mhz=50.0,
         luts=7680,
         ffs=7680,

@@ -1,7 +1,7 @@
 """The rules of a graph, checked on the result of every step.
 
-A rule is a generator of faults, and `verify` raises the first one. In stage ``spec`` the fault is the user's; in the
-result of any later step it is a bug of ours, shown with the graph around it.
+A rule is a generator of faults, and `verify` raises the first one. In stage ``spec`` the fault is the user's; in
+the result of any later step it is a bug of ours, shown with the graph around it.
 
 `Graph` derives all shapes when it is made, so a graph that is seen here has the arrays its shapes come from.
 """
@@ -70,8 +70,8 @@ Rule = Callable[[Graph], Iterator[Fault]]
 def verify(graph: Graph, stage: str) -> Graph:
     """The same graph, found to be sound.
 
-    In stage ``integer``, and wherever the input has an integer format, it holds only integer nodes and arrays.
-    Elsewhere it holds only real ones.
+    In stage ``integer``, and wherever the input has an integer format, it holds only integer nodes and
+    arrays. Elsewhere it holds only real ones.
 
     *Raises* ``CompileError`` in stage ``spec``, and ``InternalError`` in any other.
     """
@@ -102,7 +102,7 @@ def _excerpt(graph: Graph, node: Node | None) -> str:
 _IDENTIFIER = re.compile(rf"[A-Za-z_][A-Za-z0-9_]{{0,{MAX_NAME - 1}}}")
 
 RESERVED = frozenset(keyword.kwlist) | frozenset(
-    # Verilog-2005 (IEEE 1364-2005, annex B), less "input": the network's own name for its input, never a module.
+    # Verilog-2005 (IEEE 1364-2005, annex B), less "input": a network calls its input so, and that is no module.
     """
     always and assign automatic begin buf bufif0 bufif1 case casex casez cell cmos config deassign default
     defparam design disable edge else end endcase endconfig endfunction endgenerate endmodule endprimitive
@@ -202,19 +202,24 @@ def exact_arrays(graph: Graph) -> Iterator[Fault]:
 
 
 def bounded_tensors(graph: Graph) -> Iterator[Fault]:
-    """Every tensor has elements, and not more than can be worked with."""
+    """Every tensor has elements, and not more than can be worked with, padding included."""
     for node in graph.nodes:
         shape = graph.shapes[node.name]
         if min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
-            text = "×".join(map(str, shape))
             hint = "shrink the input, or use a larger stride"
-            yield Fault(node, f"output of {text} must have 1 to {MAX_ELEMENTS} elements", hint)
+            yield Fault(node, f"output {_by(shape)} must have 1 to {MAX_ELEMENTS} elements", hint)
+        if isinstance(node, Conv2D | QConv2D | MaxPool):
+            height, width, channels = graph.shapes[node.inputs[0]]
+            padded = (height + sum(node.padding[0]), width + sum(node.padding[1]), channels)
+            if math.prod(padded) > MAX_ELEMENTS:
+                message = f"padded input {_by(padded)} must have at most {MAX_ELEMENTS} elements"
+                yield Fault(node, message, "pad less")
 
 
 def sane_windows(graph: Graph) -> Iterator[Fault]:
     """Strides, pool windows and padding in range; no pool window that lies wholly in padding.
 
-    A convolution may be padded by more than its kernel: folding makes such, and its windows there hold the bias.
+    A convolution may be padded by more than its kernel: folding makes such, and gives the bias there.
     """
     for node in graph.nodes:
         if not isinstance(node, Conv2D | QConv2D | MaxPool):
@@ -331,7 +336,9 @@ def exact_accumulators(graph: Graph) -> Iterator[Fault]:
     """No accumulator is so wide that the requantizer would leave 64 bits."""
     for node in graph.nodes:
         if isinstance(node, QConv2D):
-            w_rcohwi, b_rco = (np.asarray(graph.weights[f"{node.name}.{part}"], dtype=np.int64) for part in "wb")
+            w_rcohwi, b_rco = (
+                np.asarray(graph.weights[f"{node.name}.{part}"], dtype=np.int64) for part in "wb"
+            )
             x_format = graph.format_of(node.inputs[0])
             acc = accumulator_range(w_rcohwi, b_rco, x_format.min_raw, x_format.max_raw)
             if max(-acc.low, acc.high) > MAX_ACCUMULATOR:
@@ -344,9 +351,9 @@ RULES: tuple[Rule, ...] = (
     legal_names,
     single_assignment,
     used_tensors,
+    sane_windows,  # before sizes, which follow from them
+    bounded_tensors,  # before arrays: the size of one layer is in the arrays of the next
     exact_arrays,
-    bounded_tensors,  # the rest looks at shapes, so after the arrays they come from
-    sane_windows,
     rising_classes,
     matching_labels,
 )
@@ -396,3 +403,7 @@ def _arrays(graph: Graph) -> Iterator[tuple[Node, str]]:
     for node in graph.nodes:
         for part in array_dims(node, [graph.shapes[name] for name in node.inputs]):
             yield node, f"{node.name}.{part}"
+
+
+def _by(shape: Shape) -> str:
+    return "×".join(map(str, shape))

@@ -15,7 +15,7 @@ from .border import BorderWalkParams
 from .mac_row import MacRowParams
 from .queue import QueueParams
 from .requantizer import RequantizerParams
-from .streams import beat_layout, beat_stream, delay
+from .streams import add_mod, beat_layout, beat_stream, delay
 from .window import WindowParams
 
 __all__ = ["Conv", "ConvParams", "Credits"]
@@ -191,26 +191,31 @@ class ConvParams:
 
 
 class Credits(wiring.Component):
-    """Counts free places in an output queue and grants passes of ``pass_words`` words.
+    """Counts free places in an output queue and grants passes of ``pass_words`` words; every ``passes``-th makes ``tail_words``.
 
-    *Timing* a grant reflects every start; a returned place counts after `RETURN_CYCLES`, from the beat's cycle at the output
-    to the start that uses it.
+    *Timing* a grant reflects every start before it; a place counts again `RETURN_CYCLES` after its word was taken.
     """
 
     RETURN_CYCLES = 2
 
-    def __init__(self, depth_words: int, pass_words: int) -> None:
+    def __init__(self, depth_words: int, pass_words: int, passes: int = 1, tail_words: int | None = None) -> None:
         self.depth_words = depth_words
         self.pass_words = pass_words
-        super().__init__({"i_start": In(1), "i_taken": In(1), "i_dropped": In(1), "o_grant": Out(1)})
+        self.passes = passes
+        self.tail_words = pass_words if tail_words is None else tail_words
+        super().__init__({"i_start": In(1), "i_taken": In(1), "o_grant": Out(1)})
 
     def elaborate(self, _platform: object) -> Module:
         m = Module()
         places = Signal(range(self.depth_words + 1), init=self.depth_words)
-        spent = Mux(self.i_start, self.pass_words, 0)
+        pass_ = Signal(range(self.passes))
+        words = Mux(pass_ == self.passes - 1, self.tail_words, self.pass_words)
+        spent = Mux(self.i_start, words, 0)
+        with m.If(self.i_start):
+            m.d.sync += pass_.eq(add_mod(pass_, 1, self.passes))
         m.d.sync += [
-            places.eq(places - spent + self.i_taken + self.i_dropped),
-            self.o_grant.eq(places >= Mux(self.i_start, 2 * self.pass_words, self.pass_words)),
+            places.eq(places - spent + self.i_taken),
+            self.o_grant.eq(places >= spent + self.pass_words),
         ]
         return m
 
@@ -261,7 +266,6 @@ class Conv(wiring.Component):
 
         results: list[Value] = []
         ready: list[Value] = []
-        dropped: list[Value] = []
         for r in range(p.rows):
             m.submodules[f"row{r}"] = row = p.mac_row.create(self.words[r].tolist())
             m.submodules[f"requantizer{r}"] = requantizer = p.requantizer.create(
@@ -278,17 +282,15 @@ class Conv(wiring.Component):
             ]
             results.append(requantizer.o)
             ready.append(requantizer.o_valid)
-            dropped.append(requantizer.o_dropped)
 
         m.submodules.queue = queue = p.queue.create()
         m.d.comb += [Value.cast(queue.i.payload).eq(Cat(*results)), queue.i.valid.eq(ready[0])]
         wiring.connect(m, queue.o, wiring.flipped(self.o))
 
-        m.submodules.credits = credits_ = Credits(p.queue.depth_words, p.pes)
+        m.submodules.credits = credits_ = Credits(p.queue.depth_words, p.pes, p.passes, p.words - (p.passes - 1) * p.pes)
         m.d.comb += [
             credits_.i_start.eq(window.o_start),
             credits_.i_taken.eq(self.o.valid & self.o.ready),
-            credits_.i_dropped.eq(dropped[0]),
             window.i_grant.eq(credits_.o_grant),
         ]
         return m

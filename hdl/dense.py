@@ -37,8 +37,6 @@ class DenseParams:
     def ii(self) -> int:
         return self.conv.frame_cycles
 
-    def create(self, w_oi: NDArray[np.int64], b_o: NDArray[np.int64], m_o: NDArray[np.int64]) -> Conv:
-        """The hardware for weights ``(outputs, H·W·C)``."""
-        window = self.conv.window
-        w_rcohwi = w_oi.reshape(1, 1, -1, window.height, window.width, window.channels)
-        return self.conv.create(w_rcohwi, b_o.reshape(1, 1, -1), m_o)
+    def create(self, w_rcohwi: NDArray[np.int64], b_rco: NDArray[np.int64], m_o: NDArray[np.int64]) -> Conv:
+        """The hardware for weights ``(1, 1, outputs, H, W, C)``, given as a convolution's."""
+        return self.conv.create(w_rcohwi, b_rco, m_o)

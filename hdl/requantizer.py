@@ -81,10 +81,7 @@ class RequantizerParams:
 
 
 class Requantizer(wiring.Component):
-    """See `RequantizerParams`; ``multipliers[word]`` and ``biases[class][word]``.
-
-    ``o_dropped`` tells, as ``o_valid`` would have, that a filler was swallowed.
-    """
+    """See `RequantizerParams`; ``multipliers[word]`` and ``biases[class][word]``."""
 
     def __init__(
         self, params: RequantizerParams, multipliers: Sequence[int], biases: Sequence[Sequence[int]]
@@ -98,7 +95,6 @@ class Requantizer(wiring.Component):
                 "i": In(signed(params.acc_bits)),
                 "o_valid": Out(1),
                 "o": Out(Shape(params.out_bits, params.out_signed)),
-                "o_dropped": Out(1),
             }
         )
 
@@ -158,7 +154,6 @@ class Requantizer(wiring.Component):
         with m.If(self.i_valid):
             m.d.sync += slot.eq(add_mod(slot, 1, p.slots))
         keep = self.i_valid & (slot < p.words)
-        m.d.sync += self.o_dropped.eq(self.i_valid & (slot >= p.words))
 
         factor_table = RomParams(MULTIPLIER_BITS, p.words, p.memory)
         bias_table = RomParams(p.acc_bits, p.words * p.walk.count, p.memory)

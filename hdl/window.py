@@ -139,8 +139,8 @@ class WindowParams:
         return -(-max(live, 1) // banks) * banks
 
     def needed_rows(self, row: int) -> int:
-        """Rows of the frame that must have come before output row ``row`` starts."""
-        return min(max(row * self.stride[0] - self.padding[0][0] + self.kernel[0], 0), self.height)
+        """Rows of the frame that must have come before output row ``row`` starts: at least one, also if all is padding."""
+        return min(max(row * self.stride[0] - self.padding[0][0] + self.kernel[0], 1), self.height)
 
     def first_row(self, row: int) -> int:
         """The first input row that output row ``row``, or a later one, still reads."""
@@ -152,6 +152,11 @@ class WindowParams:
     def unread_rows(self) -> int:
         """Rows at the bottom of a frame that no window reaches."""
         return self.height - self.needed_rows(self.out_height - 1)
+
+    @property
+    def skipped_rows(self) -> int:
+        """The most rows that are free before they have come: between windows, or below the last."""
+        return max(max(self.first_row(n + 1) - self.needed_rows(n), 0) for n in range(self.out_height))
 
     @property
     def claims(self) -> tuple[int, ...]:
@@ -204,7 +209,7 @@ class _Rows:
     def __init__(self, p: WindowParams) -> None:
         self.opened = Signal(name="row_opened")  # the writer begins a row
         self.stored = Signal(name="row_stored")  # the writer ends a row
-        self.space = Signal(range(p.rows + p.unread_rows + 1), init=p.rows, name="rows_free")
+        self.space = Signal(range(p.rows + p.skipped_rows + 1), init=p.rows, name="rows_free")
         self.starts = Signal(name="row_starts")  # the reader begins an output row
         self.ready = Signal(name="row_ready")  # the reader may begin one
         self.released = Signal(range(max(p.releases) + 1), name="rows_released")
@@ -510,7 +515,7 @@ class Window(wiring.Component):
     def _count(self, m: Module, rows: _Rows) -> None:
         """Rows that have come and are not claimed, rows that are free; whether the next output row may start."""
         p = self.params
-        come = Signal(range(p.rows + p.unread_rows + 1), init=p.unread_rows)
+        come = Signal(range(p.rows + p.skipped_rows + 1), init=p.unread_rows)
         claim_row = Signal(range(p.out_height))
         claim = _table(m, "claim", claim_row, p.claims)
         with m.If(rows.starts):

@@ -70,9 +70,9 @@ def qconv2d(graph: Graph, node: QConv2D, x_raw: IntArray) -> IntArray:
 
 
 def max_pool(graph: Graph, node: MaxPool, x_raw: IntArray) -> IntArray:
-    """The greatest of each window; what stands in the padding is less than every integer of the format."""
-    never = graph.format_of(node.name).min_raw - 1
-    y_raw: IntArray = _windows(x_raw, node.kernel, node.stride, node.padding, never).max(axis=(3, 4))
+    """The greatest of each window; the padding holds the format's least integer, so it wins against none."""
+    least = graph.format_of(node.name).min_raw
+    y_raw: IntArray = _windows(x_raw, node.kernel, node.stride, node.padding, least).max(axis=(3, 4))
     return y_raw
 
 

@@ -27,9 +27,7 @@ def fold_order(options: Options = DEFAULT) -> tuple[Pass, ...]:
         fold_batchnorm,  # and a norm behind that projection behind a convolution
         lower_affine,  # what found nothing in front of it can still fold forward
         hoist_clip,  # now it is final what stands between two convolutions
-        partial(
-            fold_cascades, options=options
-        ),  # last, for its choice needs every linear layer to be a convolution
+        partial(fold_cascades, options=options),  # last: its choice needs every linear layer as a convolution
     )
 
 

@@ -29,7 +29,10 @@ _Multiply = Callable[[int, int, int, int, int, int], tuple[RealArray, RealArray]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConvMap:
-    """A convolution on inputs of one size; ``w (R,C,O,kh,kw,I)``, ``b (R,C,O)``."""
+    """A convolution on inputs of one size; ``w (R,C,O,kh,kw,I)``, ``b (R,C,O)``.
+
+    It is not ``exact`` when one kernel stands in for the classes of a composition.
+    """
 
     w_rcohwi: RealArray
     b_rco: RealArray
@@ -38,6 +41,7 @@ class ConvMap:
     classes: BorderClasses
     in_shape: Shape
     out_shape: Shape
+    exact: bool = True
 
     @property
     def kernel(self) -> Pair:
@@ -66,7 +70,7 @@ def dense_weights(conv: ConvMap) -> RealArray:
 
 @dataclass(frozen=True, slots=True)
 class _Meets:
-    """The class of the second convolution at an output row, and of the first one at the row each tap lands on.
+    """The second convolution's class at an output row, and the first one's at the row each tap lands on.
 
     A tap that lands outside the map between the two meets nothing.
     """
@@ -77,10 +81,10 @@ class _Meets:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Axis:
-    """One axis of a composition: its geometry, and for each class where it starts and what its taps meet.
+    """One axis of a composition: geometry, where each class starts, what its taps meet.
 
-    ``sees (N, K)`` are the taps of the composed kernel that ever read the input, and not padding only. ``plain`` is
-    what the taps would meet far from every border, whether or not there is such a place.
+    ``sees (N, K)`` are the taps of the composed kernel that ever read the input, and not padding only.
+    ``plain`` is what the taps would meet far from every border, whether or not there is such a place.
     """
 
     kernel: int
@@ -115,7 +119,7 @@ def _compose_axis(first: ConvMap, second: ConvMap, axis: int) -> _Axis:
 
 
 def compose(first: ConvMap, second: ConvMap, *, interior: bool = False) -> ConvMap:
-    """One convolution for ``second`` behind ``first``; ``interior`` takes the interior's kernel everywhere."""
+    """One convolution for ``second`` behind ``first``; with ``interior``, one kernel everywhere."""
     rows, cols = _compose_axis(first, second, 0), _compose_axis(first, second, 1)
     multiply = _products(first, second)
     plain_w, plain_b = _kernel(first, second, rows.plain, cols.plain, multiply)
@@ -131,10 +135,11 @@ def compose(first: ConvMap, second: ConvMap, *, interior: bool = False) -> ConvM
     row_ids, col_ids = _distinct(w_rcohwi, b_rco, axis=0), _distinct(w_rcohwi, b_rco, axis=1)
     classes = BorderClasses(tuple(rows.starts[n] for n in row_ids), tuple(cols.starts[n] for n in col_ids))
     w_rcohwi, b_rco = w_rcohwi[row_ids][:, col_ids], b_rco[row_ids][:, col_ids]
+    exact = first.exact and second.exact
     if interior and classes.count > 1:
-        classes, w_rcohwi, b_rco = BorderClasses(), plain_w[None, None], plain_b[None, None]
+        classes, w_rcohwi, b_rco, exact = BorderClasses(), plain_w[None, None], plain_b[None, None], False
     stride, padding = (rows.stride, cols.stride), (rows.padding, cols.padding)
-    return ConvMap(w_rcohwi, b_rco, stride, padding, classes, first.in_shape, second.out_shape)
+    return ConvMap(w_rcohwi, b_rco, stride, padding, classes, first.in_shape, second.out_shape, exact)
 
 
 def _kernel(
@@ -155,7 +160,7 @@ def _kernel(
 
 
 def _products(first: ConvMap, second: ConvMap) -> _Multiply:
-    """One tap of the second kernel times the whole first kernel; classes share most of these, so each is kept."""
+    """One tap of the second kernel times the first kernel; classes share most of these, so each is kept."""
 
     @cache
     def multiply(row2: int, col2: int, u: int, v: int, row1: int, col1: int) -> tuple[RealArray, RealArray]:

@@ -109,17 +109,17 @@ def _merge(graph: Graph, group: Group, options: Options) -> Fold:
             weight_bits=weight_bits,
         )
     arrays = {f"{last.name}.w": w, f"{last.name}.b": b}
-    return Fold("cascade", group, (node,), arrays, _merge_reason(maps, merged, w.size, options))
+    return Fold("cascade", group, (node,), arrays, _merge_reason(maps, merged, w.size))
 
 
-def _merge_reason(maps: list[ConvMap], merged: ConvMap, weights: int, options: Options) -> str:
+def _merge_reason(maps: list[ConvMap], merged: ConvMap, weights: int) -> str:
     stride = f" at stride {merged.stride[0]}×{merged.stride[1]}" if merged.stride != (1, 1) else ""
     parts = [f"{_kernels(maps)} are one {_kernels([merged])}{stride}: taps at u1 + u2·s1, bias b2 + Σ w2·b1"]
     if merged.classes.count > 1:
         classes = f"{len(merged.classes.rows)}×{len(merged.classes.cols)}"
         parts.append(f"zero padding stands between, so {classes} border classes keep it exact")
-    elif options.fold == "interior":
-        parts.append("one kernel everywhere, as 'interior' asks")
+    if not merged.exact:
+        parts.append("zero padding stands between, but the interior's kernel is used everywhere, as asked")
     parts.append(f"{sum(step.w_rcohwi.size for step in maps):,} weights become {weights:,}")
     return "; ".join(parts)
 
@@ -180,11 +180,10 @@ def _obstacle(between: tuple[Clip | MaxPool, ...]) -> str:
         if isinstance(node, Clip):
             rectifier = (node.low, node.high) == (0.0, inf)
             kind = "rectifier" if rectifier else f"limit to {node.low:g} … {node.high:g}"
-            return f"a live {kind} '{node.name}' stands between: it bends, {nothing}. {advice}"
-    pool = between[0].name
+            return f"a live {kind} stands between ({node.source}): it bends, {nothing}. {advice}"
     return (
-        f"max pooling '{pool}' stands between: which sample passes depends on the data, {nothing}. "
-        "A stride in its place would be linear"
+        f"max pooling stands between ({between[0].source}): which sample passes depends on the data, "
+        f"{nothing}. A stride in its place would be linear"
     )
 
 

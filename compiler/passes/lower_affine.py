@@ -56,7 +56,7 @@ def _affine(graph: Graph, node: BatchNorm | Pca) -> tuple[RealArray, RealArray]:
 
 def _why(graph: Graph, producer: Node) -> str:
     if not isinstance(producer, Conv2D | Dense):
-        return f"no weights stand in front of it ('{producer.name}' is the {producer.op})"
+        return f"'{producer.name}' in front of it ({producer.op}) has no weights to fold into"
     if sole_consumer(graph, producer.name) is None:
         return f"'{producer.name}' in front of it is needed elsewhere too"
     return f"it is not folded into '{producer.name}' in front of it"

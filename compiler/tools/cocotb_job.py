@@ -19,10 +19,13 @@ def main() -> None:
     job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     sys.path[:0] = job["python_path"]  # the runner hands sys.path to the bench
     runner = get_runner(job["simulator"])
-    print("-- build --", flush=True)
-    runner.build(**job["build"])
-    print("-- run --", flush=True)
-    runner.test(**job["test"])
+    try:
+        print("-- build --", flush=True)
+        runner.build(**job["build"])
+        print("-- run --", flush=True)
+        runner.test(**job["test"])
+    except RuntimeError as error:  # a command of the simulator ended with a status other than 0
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

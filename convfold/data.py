@@ -1,0 +1,57 @@
+"""Images and labels from ``.npz`` files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfold.compiler.errors import CompileError
+from convfold.compiler.graph import Graph
+from convfold.compiler.numbers import RealArray
+from convfold.compiler.spec import read_npz
+
+__all__ = ["Samples", "load_samples"]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """*Shapes* ``images (N, H, W, C)``, ``labels (N,)`` or ``None``."""
+
+    images: RealArray
+    labels: NDArray[np.int64] | None = None
+
+
+def load_samples(path: Path, graph: Graph, *, labels: bool = False) -> Samples:
+    """The arrays ``x`` (and ``y``) of an ``.npz``, checked against the network's input.
+
+    *Raises* ``CompileError`` for a missing or unreadable file, missing arrays, wrong shapes, NaN, values out of the declared
+    range, or labels that no output channel stands for.
+    """
+    arrays = read_npz(path, path.name)
+    source = path.name
+    if "x" not in arrays:
+        raise CompileError(source, "has no array 'x'", f"save the images as x, shape (N, {str(graph.input.shape)[1:]}")
+    x = np.asarray(arrays["x"], dtype=np.float64)
+    if x.ndim != 4 or x.shape[1:] != graph.input.shape or not len(x):
+        raise CompileError(source, f"x has the shape {x.shape}", f"it must be (N, {str(graph.input.shape)[1:]}")
+    low, high = graph.input.low, graph.input.high
+    if not np.all((x >= low) & (x <= high)):
+        raise CompileError(
+            source,
+            f"x has values from {x.min():g} to {x.max():g}, outside the input range {low:g} to {high:g}",
+            "scale the images, or widen the network's input range",
+        )
+    if not labels:
+        return Samples(x)
+    if "y" not in arrays:
+        raise CompileError(source, "has no array 'y'", "save one integer label an image as y, shape (N,)")
+    y = np.asarray(arrays["y"])
+    classes = graph.shapes[graph.outputs[0]][2]
+    if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer):
+        raise CompileError(source, f"y has the shape {y.shape} and type {y.dtype}", f"it must be {len(x)} integers")
+    if y.min() < 0 or y.max() >= classes:
+        raise CompileError(source, f"y has labels {y.min()} to {y.max()}", f"the network has the classes 0 to {classes - 1}")
+    return Samples(x, y.astype(np.int64))

@@ -1,0 +1,276 @@
+// Simulation models of two ECP5 cells, in exactly the modes that this package instantiates: MULT18X18D with input and
+// output registers, and DP16KD with 9- or 18-bit words, both output registers and one clock. Any other parameter value,
+// and any other level at a pin that is tied here, stops the simulation. Ports and parameters that are not listed are
+// not modelled. Synthesis has these cells built in: keep this file out of it.
+//
+// Registers start unknown, memories with their INITVAL.
+//
+// Sources: Lattice FPGA-TN-02205, "ECP5 and ECP5-5G sysDSP Usage Guide"; Lattice FPGA-TN-02204, "ECP5 and ECP5-5G
+// Memory Usage Guide"; INITVAL and the address pins are laid out as in yosys, lattice/brams_map_16kd.v.
+
+// P = A * B, signed, two clocks later: operands are registered, then the product.
+module MULT18X18D (
+    input A17, A16, A15, A14, A13, A12, A11, A10, A9,
+        A8, A7, A6, A5, A4, A3, A2, A1, A0,
+    input B17, B16, B15, B14, B13, B12, B11, B10, B9,
+        B8, B7, B6, B5, B4, B3, B2, B1, B0,
+    input CLK0, CE0, RST0,
+    input SIGNEDA, SIGNEDB,  // 1: two's complement
+    input SOURCEA, SOURCEB,  // 0: A and B, not the shift-register inputs
+    output P35, P34, P33, P32, P31, P30, P29, P28, P27,
+        P26, P25, P24, P23, P22, P21, P20, P19, P18,
+        P17, P16, P15, P14, P13, P12, P11, P10, P9,
+        P8, P7, P6, P5, P4, P3, P2, P1, P0
+);
+    parameter REG_INPUTA_CLK = "NONE";
+    parameter REG_INPUTA_CE = "CE0";
+    parameter REG_INPUTA_RST = "RST0";
+    parameter REG_INPUTB_CLK = "NONE";
+    parameter REG_INPUTB_CE = "CE0";
+    parameter REG_INPUTB_RST = "RST0";
+    parameter REG_INPUTC_CLK = "NONE";
+    parameter REG_PIPELINE_CLK = "NONE";
+    parameter REG_OUTPUT_CLK = "NONE";
+    parameter REG_OUTPUT_CE = "CE0";
+    parameter REG_OUTPUT_RST = "RST0";
+    parameter CLK0_DIV = "ENABLED";
+    parameter HIGHSPEED_CLK = "NONE";
+    parameter GSR = "ENABLED";
+    parameter CAS_MATCH_REG = "FALSE";
+    parameter SOURCEB_MODE = "B_SHIFT";
+    parameter MULT_BYPASS = "DISABLED";
+    parameter RESETMODE = "SYNC";
+
+    initial
+        if (REG_INPUTA_CLK != "CLK0" || REG_INPUTA_CE != "CE0" || REG_INPUTA_RST != "RST0"
+            || REG_INPUTB_CLK != "CLK0" || REG_INPUTB_CE != "CE0" || REG_INPUTB_RST != "RST0"
+            || REG_INPUTC_CLK != "NONE" || REG_PIPELINE_CLK != "NONE"
+            || REG_OUTPUT_CLK != "CLK0" || REG_OUTPUT_CE != "CE0" || REG_OUTPUT_RST != "RST0"
+            || CLK0_DIV != "ENABLED" || HIGHSPEED_CLK != "NONE" || GSR != "ENABLED" || CAS_MATCH_REG != "FALSE"
+            || SOURCEB_MODE != "B_SHIFT" || MULT_BYPASS != "DISABLED" || RESETMODE != "SYNC") begin
+            $display("ERROR: %m: this model of MULT18X18D has no such parameter value");
+            $finish;
+        end
+
+    reg signed [17:0] a;
+    reg signed [17:0] b;
+    reg signed [35:0] p;
+    assign {
+        P35, P34, P33, P32, P31, P30, P29, P28, P27,
+        P26, P25, P24, P23, P22, P21, P20, P19, P18,
+        P17, P16, P15, P14, P13, P12, P11, P10, P9,
+        P8, P7, P6, P5, P4, P3, P2, P1, P0
+    } = p;
+
+    always @(posedge CLK0) begin
+        if ({CE0, RST0, SIGNEDA, SIGNEDB, SOURCEA, SOURCEB} !== 6'b101100) begin
+            $display("ERROR: %m: this model of MULT18X18D needs CE0 and SIGNED high, RST0 and SOURCE low");
+            $finish;
+        end
+        a <= {
+            A17, A16, A15, A14, A13, A12, A11, A10, A9,
+            A8, A7, A6, A5, A4, A3, A2, A1, A0
+        };
+        b <= {
+            B17, B16, B15, B14, B13, B12, B11, B10, B9,
+            B8, B7, B6, B5, B4, B3, B2, B1, B0
+        };
+        p <= a * b;
+    end
+endmodule
+
+// Two ports to 1024 words of 18 bits, or 2048 of 9: a word read appears two clocks after its address.
+//
+// The word address begins at address pin 4 (18 bits) or 3 (9 bits); pins 0 and 1 are byte enables of an 18-bit write.
+// A port that writes keeps its output (write mode NORMAL). A bit that one port reads while the other writes it is read
+// as unknown; a bit that both write becomes unknown.
+module DP16KD (
+    input DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10, DIA9,
+        DIA8, DIA7, DIA6, DIA5, DIA4, DIA3, DIA2, DIA1, DIA0,
+    input ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7, ADA6, ADA5,
+        ADA4, ADA3, ADA2, ADA1, ADA0,
+    input CLKA, CEA, OCEA, WEA, RSTA, CSA2, CSA1, CSA0,
+    output DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10, DOA9,
+        DOA8, DOA7, DOA6, DOA5, DOA4, DOA3, DOA2, DOA1, DOA0,
+    input DIB17, DIB16, DIB15, DIB14, DIB13, DIB12, DIB11, DIB10, DIB9,
+        DIB8, DIB7, DIB6, DIB5, DIB4, DIB3, DIB2, DIB1, DIB0,
+    input ADB13, ADB12, ADB11, ADB10, ADB9, ADB8, ADB7, ADB6, ADB5,
+        ADB4, ADB3, ADB2, ADB1, ADB0,
+    input CLKB, CEB, OCEB, WEB, RSTB, CSB2, CSB1, CSB0,
+    output DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9,
+        DOB8, DOB7, DOB6, DOB5, DOB4, DOB3, DOB2, DOB1, DOB0
+);
+    parameter DATA_WIDTH_A = 18;
+    parameter DATA_WIDTH_B = 18;
+    parameter REGMODE_A = "NOREG";
+    parameter REGMODE_B = "NOREG";
+    parameter RESETMODE = "SYNC";
+    parameter ASYNC_RESET_RELEASE = "SYNC";
+    parameter CSDECODE_A = "0b000";
+    parameter CSDECODE_B = "0b000";
+    parameter WRITEMODE_A = "NORMAL";
+    parameter WRITEMODE_B = "NORMAL";
+    parameter GSR = "ENABLED";
+    parameter [319:0] INITVAL_00 = 320'd0;
+    parameter [319:0] INITVAL_01 = 320'd0;
+    parameter [319:0] INITVAL_02 = 320'd0;
+    parameter [319:0] INITVAL_03 = 320'd0;
+    parameter [319:0] INITVAL_04 = 320'd0;
+    parameter [319:0] INITVAL_05 = 320'd0;
+    parameter [319:0] INITVAL_06 = 320'd0;
+    parameter [319:0] INITVAL_07 = 320'd0;
+    parameter [319:0] INITVAL_08 = 320'd0;
+    parameter [319:0] INITVAL_09 = 320'd0;
+    parameter [319:0] INITVAL_0A = 320'd0;
+    parameter [319:0] INITVAL_0B = 320'd0;
+    parameter [319:0] INITVAL_0C = 320'd0;
+    parameter [319:0] INITVAL_0D = 320'd0;
+    parameter [319:0] INITVAL_0E = 320'd0;
+    parameter [319:0] INITVAL_0F = 320'd0;
+    parameter [319:0] INITVAL_10 = 320'd0;
+    parameter [319:0] INITVAL_11 = 320'd0;
+    parameter [319:0] INITVAL_12 = 320'd0;
+    parameter [319:0] INITVAL_13 = 320'd0;
+    parameter [319:0] INITVAL_14 = 320'd0;
+    parameter [319:0] INITVAL_15 = 320'd0;
+    parameter [319:0] INITVAL_16 = 320'd0;
+    parameter [319:0] INITVAL_17 = 320'd0;
+    parameter [319:0] INITVAL_18 = 320'd0;
+    parameter [319:0] INITVAL_19 = 320'd0;
+    parameter [319:0] INITVAL_1A = 320'd0;
+    parameter [319:0] INITVAL_1B = 320'd0;
+    parameter [319:0] INITVAL_1C = 320'd0;
+    parameter [319:0] INITVAL_1D = 320'd0;
+    parameter [319:0] INITVAL_1E = 320'd0;
+    parameter [319:0] INITVAL_1F = 320'd0;
+    parameter [319:0] INITVAL_20 = 320'd0;
+    parameter [319:0] INITVAL_21 = 320'd0;
+    parameter [319:0] INITVAL_22 = 320'd0;
+    parameter [319:0] INITVAL_23 = 320'd0;
+    parameter [319:0] INITVAL_24 = 320'd0;
+    parameter [319:0] INITVAL_25 = 320'd0;
+    parameter [319:0] INITVAL_26 = 320'd0;
+    parameter [319:0] INITVAL_27 = 320'd0;
+    parameter [319:0] INITVAL_28 = 320'd0;
+    parameter [319:0] INITVAL_29 = 320'd0;
+    parameter [319:0] INITVAL_2A = 320'd0;
+    parameter [319:0] INITVAL_2B = 320'd0;
+    parameter [319:0] INITVAL_2C = 320'd0;
+    parameter [319:0] INITVAL_2D = 320'd0;
+    parameter [319:0] INITVAL_2E = 320'd0;
+    parameter [319:0] INITVAL_2F = 320'd0;
+    parameter [319:0] INITVAL_30 = 320'd0;
+    parameter [319:0] INITVAL_31 = 320'd0;
+    parameter [319:0] INITVAL_32 = 320'd0;
+    parameter [319:0] INITVAL_33 = 320'd0;
+    parameter [319:0] INITVAL_34 = 320'd0;
+    parameter [319:0] INITVAL_35 = 320'd0;
+    parameter [319:0] INITVAL_36 = 320'd0;
+    parameter [319:0] INITVAL_37 = 320'd0;
+    parameter [319:0] INITVAL_38 = 320'd0;
+    parameter [319:0] INITVAL_39 = 320'd0;
+    parameter [319:0] INITVAL_3A = 320'd0;
+    parameter [319:0] INITVAL_3B = 320'd0;
+    parameter [319:0] INITVAL_3C = 320'd0;
+    parameter [319:0] INITVAL_3D = 320'd0;
+    parameter [319:0] INITVAL_3E = 320'd0;
+    parameter [319:0] INITVAL_3F = 320'd0;
+
+    initial
+        if ((DATA_WIDTH_A != 18 && DATA_WIDTH_A != 9) || (DATA_WIDTH_B != 18 && DATA_WIDTH_B != 9)
+            || REGMODE_A != "OUTREG" || REGMODE_B != "OUTREG" || RESETMODE != "SYNC" || ASYNC_RESET_RELEASE != "SYNC"
+            || CSDECODE_A != "0b000" || CSDECODE_B != "0b000" || WRITEMODE_A != "NORMAL" || WRITEMODE_B != "NORMAL"
+            || GSR != "AUTO") begin
+            $display("ERROR: %m: this model of DP16KD has no such parameter value");
+            $finish;
+        end
+
+    // Sixteen words a line, 20 bits apart, the first word lowest.
+    localparam [20479:0] INITVAL = {
+        INITVAL_3F, INITVAL_3E, INITVAL_3D, INITVAL_3C, INITVAL_3B, INITVAL_3A, INITVAL_39, INITVAL_38,
+        INITVAL_37, INITVAL_36, INITVAL_35, INITVAL_34, INITVAL_33, INITVAL_32, INITVAL_31, INITVAL_30,
+        INITVAL_2F, INITVAL_2E, INITVAL_2D, INITVAL_2C, INITVAL_2B, INITVAL_2A, INITVAL_29, INITVAL_28,
+        INITVAL_27, INITVAL_26, INITVAL_25, INITVAL_24, INITVAL_23, INITVAL_22, INITVAL_21, INITVAL_20,
+        INITVAL_1F, INITVAL_1E, INITVAL_1D, INITVAL_1C, INITVAL_1B, INITVAL_1A, INITVAL_19, INITVAL_18,
+        INITVAL_17, INITVAL_16, INITVAL_15, INITVAL_14, INITVAL_13, INITVAL_12, INITVAL_11, INITVAL_10,
+        INITVAL_0F, INITVAL_0E, INITVAL_0D, INITVAL_0C, INITVAL_0B, INITVAL_0A, INITVAL_09, INITVAL_08,
+        INITVAL_07, INITVAL_06, INITVAL_05, INITVAL_04, INITVAL_03, INITVAL_02, INITVAL_01, INITVAL_00
+    };
+    reg [17:0] store [0:1023];
+    integer n;
+    initial for (n = 0; n < 1024; n = n + 1) store[n] = INITVAL[20*n +: 18];
+
+    wire [13:0] address_a = {
+        ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7, ADA6, ADA5,
+        ADA4, ADA3, ADA2, ADA1, ADA0
+    };
+    wire [17:0] data_a = {
+        DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10, DIA9,
+        DIA8, DIA7, DIA6, DIA5, DIA4, DIA3, DIA2, DIA1, DIA0
+    };
+    wire [13:0] address_b = {
+        ADB13, ADB12, ADB11, ADB10, ADB9, ADB8, ADB7, ADB6, ADB5,
+        ADB4, ADB3, ADB2, ADB1, ADB0
+    };
+    wire [17:0] data_b = {
+        DIB17, DIB16, DIB15, DIB14, DIB13, DIB12, DIB11, DIB10, DIB9,
+        DIB8, DIB7, DIB6, DIB5, DIB4, DIB3, DIB2, DIB1, DIB0
+    };
+
+    // What each port writes, as bits of an 18-bit word; a 9-bit port works on the lower or the upper half.
+    wire upper_a = address_a[3];
+    wire [17:0] enabled_a = DATA_WIDTH_A == 18 ? {{9{address_a[1]}}, {9{address_a[0]}}} : {{9{upper_a}}, {9{~upper_a}}};
+    wire [17:0] written_a = {18{WEA}} & enabled_a;
+    wire [17:0] word_a = DATA_WIDTH_A == 18 ? data_a : {2{data_a[8:0]}};
+    wire upper_b = address_b[3];
+    wire [17:0] enabled_b = DATA_WIDTH_B == 18 ? {{9{address_b[1]}}, {9{address_b[0]}}} : {{9{upper_b}}, {9{~upper_b}}};
+    wire [17:0] written_b = {18{WEB}} & enabled_b;
+    wire [17:0] word_b = DATA_WIDTH_B == 18 ? data_b : {2{data_b[8:0]}};
+
+    // What each port finds in its word: unknown are the bits that the other port writes.
+    wire same_word = address_a[13:4] == address_b[13:4];
+    wire [17:0] lost_a = same_word ? written_b : 18'd0;
+    wire [17:0] found_a = (store[address_a[13:4]] & ~lost_a) | ({18{1'bx}} & lost_a);
+    wire [8:0] half_a = upper_a ? found_a[17:9] : found_a[8:0];
+    wire [17:0] lost_b = same_word ? written_a : 18'd0;
+    wire [17:0] found_b = (store[address_b[13:4]] & ~lost_b) | ({18{1'bx}} & lost_b);
+    wire [8:0] half_b = upper_b ? found_b[17:9] : found_b[8:0];
+
+    // What is in the word of each port after this clock: the same, seen from both, if it is the same word.
+    wire [17:0] next_a = (found_a & ~written_a & ~lost_a) | (word_a & written_a & ~lost_a)
+        | (word_b & lost_a & ~written_a) | ({18{1'bx}} & written_a & lost_a);
+    wire [17:0] next_b = (found_b & ~written_b & ~lost_b) | (word_b & written_b & ~lost_b)
+        | (word_a & lost_b & ~written_b) | ({18{1'bx}} & written_b & lost_b);
+
+    reg [17:0] read_a;
+    reg [17:0] out_a;
+    assign {
+        DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10, DOA9,
+        DOA8, DOA7, DOA6, DOA5, DOA4, DOA3, DOA2, DOA1, DOA0
+    } = out_a;
+    reg [17:0] read_b;
+    reg [17:0] out_b;
+    assign {
+        DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9,
+        DOB8, DOB7, DOB6, DOB5, DOB4, DOB3, DOB2, DOB1, DOB0
+    } = out_b;
+
+    always @(posedge CLKA) begin
+        if ({CEA, OCEA, RSTA, CSA2, CSA1, CSA0, CEB, OCEB, RSTB, CSB2, CSB1, CSB0} !== 12'b110000110000) begin
+            $display("ERROR: %m: this model of DP16KD needs CE and OCE high, RST and CS low, at both ports");
+            $finish;
+        end
+        if (WEA !== 1'b1) read_a <= DATA_WIDTH_A == 18 ? found_a : {{9{1'bx}}, half_a};
+        if (WEB !== 1'b1) read_b <= DATA_WIDTH_B == 18 ? found_b : {{9{1'bx}}, half_b};
+        out_a <= read_a;
+        out_b <= read_b;
+        if (WEA !== 1'b0) store[address_a[13:4]] <= next_a;
+        if (WEB !== 1'b0) store[address_b[13:4]] <= next_b;
+    end
+
+    always @(posedge CLKB)
+        if (CLKA !== 1'b1) begin
+            $display("ERROR: %m: this model of DP16KD needs one clock at both ports");
+            $finish;
+        end
+endmodule
