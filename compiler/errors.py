@@ -24,7 +24,8 @@ class CompileError(Exception):
 class InternalError(Exception):
     """convfold itself broke a rule: a bug of ours, whatever the user's model is.
 
-    ``stage`` is the step whose result is wrong, ``node`` where in it, ``rule`` what is broken; ``excerpt`` shows it.
+    ``stage`` is the step whose result is wrong, ``node`` where in it, ``rule`` what is broken, ``excerpt``
+    the graph around the node.
     """
 
     def __init__(self, stage: str, node: str, rule: str, excerpt: str = "") -> None:

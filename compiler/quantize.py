@@ -33,7 +33,7 @@ from .numbers import (
     round_half_up,
 )
 
-_IMAGES = 64
+_IMAGES = 32
 """Calibration images evaluated together."""
 _MAX_RATIO = 1 << (MULTIPLIER_BITS - 2)
 """An accumulator step is at most this many output steps, so that a multiplier exists."""
@@ -100,8 +100,7 @@ def quantize(
     `MaxPool`.
 
     *Raises* ``CompileError`` for another operator, for a clip that no layer can take over, for calibration
-    data that do not suit the input, for widths out of range, and for an accumulator that could leave
-    ``MAX_ACCUMULATOR``.
+    data that do not suit the input, and for an accumulator that could leave ``MAX_ACCUMULATOR``.
     """
     options = options or QuantizeOptions()
     limits = _fuse_clips(graph)
@@ -301,8 +300,7 @@ def _quantize_layer(
 ) -> tuple[QConv2D, dict[str, IntArray]]:
     """The integer layer that reads ``source``, with its arrays ``w``, ``b`` and ``m``."""
     w_rcohwi, b_rco = _layer_weights(graph, node)
-    bits = _checked_bits(node, "bits", node.bits, options.bits)
-    weight_bits = _checked_bits(node, "weight_bits", node.weight_bits, options.weight_bits)
+    bits, weight_bits = node.bits or options.bits, node.weight_bits or options.weight_bits
     form, step_o = _choose_steps(w_rcohwi, b_rco, source, span, bits, weight_bits)
 
     largest = (1 << (weight_bits - 1)) - 1
@@ -341,15 +339,6 @@ def _layer_weights(graph: Graph, node: Conv2D | Dense) -> tuple[RealArray, RealA
     if isinstance(node, Conv2D):
         return w, b
     return w.reshape(1, 1, len(w), *graph.shapes[node.inputs[0]]), b.reshape(1, 1, -1)
-
-
-def _checked_bits(node: Conv2D | Dense, name: str, own: int | None, default: int) -> int:
-    bits = default if own is None else own
-    if not MIN_BITS <= bits <= MAX_BITS:
-        raise CompileError(
-            node.source, f"{name} is {bits}", f"use {MIN_BITS} to {MAX_BITS}, or leave it out for {default}"
-        )
-    return bits
 
 
 def _choose_steps(

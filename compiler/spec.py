@@ -1,7 +1,7 @@
 """The native network format: a TOML or JSON file that lists the layers, and an ``.npz`` with the weights.
 
-Nothing in either file is trusted. Each is capped in size before it is read, arrays are never unpickled, no path
-leaves the folder of the specification, and every field has one `Kind` that says what it must be. Whatever is
+Nothing in either file is trusted. Each is capped in size before it is read, arrays are never unpickled, no
+path leaves the folder of the specification, and every field has one `Kind` that says what it must be. What is
 wrong comes out as one ``CompileError`` that names the file, the layer and the fix.
 """
 
@@ -198,7 +198,7 @@ def _valid(shape: Shape, kernel: Pair, stride: Pair) -> Padding:
 
 
 def _same(shape: Shape, kernel: Pair, stride: Pair) -> Padding:
-    """As in TensorFlow: ``⌈in / stride⌉`` outputs, and an odd sample of padding goes to the bottom or the right."""
+    """As in TensorFlow: ``⌈in / stride⌉`` outputs; an odd sample of padding goes to the bottom or right."""
 
     def pads(axis: int) -> Pair:
         outputs = -(-shape[axis] // stride[axis])
@@ -457,7 +457,8 @@ def _batch_norm(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArra
     }
     least = float(arrays["var"].min()) + epsilon
     if least < 1 / LARGEST:
-        layer.fail(f"variance + epsilon must be at least {1 / LARGEST:g}, not {least:g}", "use epsilon = 1e-5")
+        message = f"variance + epsilon must be at least {1 / LARGEST:g}, not {least:g}"
+        layer.fail(message, "use epsilon = 1e-5")
     return BatchNorm(**layer.identity, epsilon=epsilon), arrays
 
 
@@ -522,7 +523,7 @@ def _read_tree(path: Path, file: str) -> dict[str, Any]:
 def _toml(text: str) -> object:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.count(".") > MAX_DOTS:
-            raise ValueError(f"more than {MAX_DOTS} dots (at line {number})")
+            raise ValueError(f"more than {MAX_DOTS} dots on line {number}: break it")
     return tomllib.loads(text)
 
 

@@ -1,7 +1,7 @@
 """The rules of a graph, checked on the result of every step.
 
-A rule is a generator of faults, and `verify` raises the first one. In stage ``spec`` the fault is the user's; in
-the result of any later step it is a bug of ours, shown with the graph around it.
+A rule is a generator of faults, and `verify` raises the first one. In stage ``spec`` the fault is the user's;
+in the result of any later step it is a bug of ours, shown with the graph around it.
 
 `Graph` derives all shapes when it is made, so a graph that is seen here has the arrays its shapes come from.
 """
@@ -102,7 +102,7 @@ def _excerpt(graph: Graph, node: Node | None) -> str:
 _IDENTIFIER = re.compile(rf"[A-Za-z_][A-Za-z0-9_]{{0,{MAX_NAME - 1}}}")
 
 RESERVED = frozenset(keyword.kwlist) | frozenset(
-    # Verilog-2005 (IEEE 1364-2005, annex B), less "input": a network calls its input so, and that is no module.
+    # Verilog-2005 (IEEE 1364-2005, annex B), less "input": a network's input is called so, and is no module.
     """
     always and assign automatic begin buf bufif0 bufif1 case casex casez cell cmos config deassign default
     defparam design disable edge else end endcase endconfig endfunction endgenerate endmodule endprimitive

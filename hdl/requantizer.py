@@ -112,11 +112,11 @@ class Requantizer(wiring.Component):
             constant = self._rounding >> taken
             rounded = Signal(signed(max(len(high), constant.bit_length() + 1) + 1), name="rounded", reset_less=True)
             m.d.sync += rounded.eq(high + constant)
-            scaled: Value = rounded >> (p.shift - taken)
+            scaled = rounded[p.shift - taken :].as_signed()
         else:
             rounded = Signal(signed(len(high) + taken), name="rounded", reset_less=True)
             m.d.sync += rounded.eq(Cat(low, high).as_signed())
-            scaled = rounded >> p.shift
+            scaled = rounded[p.shift :].as_signed()
         clamped = Signal(Shape(p.out_bits, p.out_signed), reset_less=True)
         with m.If(scaled < p.low):
             m.d.sync += clamped.eq(p.low)
@@ -184,7 +184,7 @@ class Requantizer(wiring.Component):
             next_term = Signal(signed(p.acc_bits), name=f"term_{n}", reset_less=True)
             next_multiplier = Signal(max(MULTIPLIER_BITS - (n + 1) * p.digit_bits, 0), name=f"factor_{n}", reset_less=True)
             m.d.sync += [
-                next_high.eq(added >> p.digit_bits),
+                next_high.eq(added[p.digit_bits :].as_signed()),
                 next_low.eq(Cat(low, added[: p.digit_bits])),
                 next_term.eq(term),
                 next_multiplier.eq(multiplier[p.digit_bits :]),
@@ -204,7 +204,7 @@ class Requantizer(wiring.Component):
         with m.If(valid):
             m.d.sync += [high.eq(self._start), term.eq(total), factor.eq(multiplier)]
         with m.Else():
-            m.d.sync += [high.eq(added >> 1), low.eq(Cat(low[1:], added[0])), factor.eq(factor >> 1)]
+            m.d.sync += [high.eq(added[1:].as_signed()), low.eq(Cat(low[1:], added[0])), factor.eq(factor[1:])]
         m.d.sync += done.eq(left == 1)
         with m.If(valid):
             m.d.sync += left.eq(p.digits)

@@ -478,8 +478,8 @@ class Window(wiring.Component):
             column = Signal(len(at.word), name=f"column_{c}", reset_less=True)
             m.d.sync += column.eq(Mux(at.phase > c, at.word + p.beats, at.word))
             column_words.append(column)
-        rows_inside = [(at.row + u >= 0) & (at.row + u < p.height) for u in range(banks_r)]
-        cols_inside = [(at.col + v >= 0) & (at.col + v < p.width) for v in range(banks_c)]
+        rows_inside = [_inside(at.row + u, p.height) for u in range(banks_r)]
+        cols_inside = [_inside(at.col + v, p.width) for v in range(banks_c)]
         inside = delay(m, Cat(*rows_inside, *cols_inside), p.latency - 1, "inside", reset_less=True)
         row_turn = delay(m, row_phase, 4, "row_turn", reset_less=True)
         col_turn = delay(m, at.phase, 4 + (banks_r > 1), "col_turn", reset_less=True)
@@ -527,6 +527,11 @@ class Window(wiring.Component):
         with m.Else():
             m.d.sync += [come.eq(come + rows.stored), rows.ready.eq(come >= claim)]
         m.d.sync += rows.space.eq(rows.space + rows.released - rows.opened)
+
+
+def _inside(position: Value, size: int) -> Value:
+    """Whether a row or column lies on the image."""
+    return (position >= 0) & (position < size) if position.shape().signed else position < size
 
 
 def _turn(m: Module, lines: list[list[Value]], phase: Value, name: str) -> list[list[Value]]:

@@ -6,6 +6,7 @@ the hardware that is checked against it. Tensors are batches, ``(B, H, W, C)`` o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -20,8 +21,8 @@ AnyArray = TypeVar("AnyArray", IntArray, RealArray)
 Rule = Callable[..., IntArray]
 """``rule(graph, node, *inputs)`` makes the node's tensor."""
 
-_IMAGES = 128
-"""Images that go through the whole graph together: bounds the memory of a long batch."""
+_TENSOR_WORDS = 1 << 22
+"""As many images go through the graph together as keep every tensor below this size: what bounds the memory."""
 _TABLE_WORDS = 1 << 19
 """Size of a table of windows, which then stays in the processor's cache."""
 
@@ -98,7 +99,8 @@ def run(graph: Graph, x_raw: NDArray[np.integer], keep: Collection[str] | None =
         raise ValueError(f"keep must name tensors of the graph, not {unknown[0]!r}")
     frames = _checked_frames(graph, x_raw)
     kept = [name for name in graph.shapes if name in graph.outputs or name in (keep or ())]
-    runs = [_run(graph, frames[images], kept) for images in _slices(len(frames), _IMAGES)]
+    together = _TENSOR_WORDS // max(math.prod(shape) for shape in graph.shapes.values())
+    runs = [_run(graph, frames[images], kept) for images in _slices(len(frames), together)]
     return {name: np.concatenate([tensors[name] for tensors in runs]) for name in kept}
 
 

@@ -50,6 +50,8 @@ class Simulator:
         kept.update(self.env)
         if self.wheel is not None:
             starter = _write_starter(self.wheel, folder)
+            # The wheel was configured with a compiler that needs no option to include a precompiled header; g++ does.
+            kept["MAKEFLAGS"] = f"-j{os.cpu_count() or 1} -- CFG_CXXFLAGS_PCH_I=-include"
             kept["PATH"] = os.pathsep.join((str(starter.parent), kept.get("PATH", os.defpath)))
         return kept
 

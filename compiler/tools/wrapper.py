@@ -39,7 +39,7 @@ def pin_count(ports: Iterable[Port]) -> int:
 
 
 def wrapper_cost(ports: Sequence[Port], *, clock: str = "clk", reset: str = "rst") -> WrapperCost:
-    """One table and two flip-flops for each output bit of the wrapped top, one flip-flop for each input bit."""
+    """One table and two flip-flops for each output bit of the top, one flip-flop for each input bit."""
     inputs, outputs = _driven(ports, clock, reset), _observed(ports)
     return WrapperCost(luts=pin_count(outputs), ffs=pin_count(inputs) + 2 * pin_count(outputs))
 

@@ -141,8 +141,9 @@ def cells_by_module(
 ) -> dict[str, dict[str, int]]:
     """Cells of each module by type, its submodules not included, from a synthesis that keeps the hierarchy.
 
-    Nothing is optimised across module boundaries here, so the sum is a little above a flat netlist's, in which
-    cells cannot be told apart by module any more: nets and the cells named after them take the parent's names.
+    Nothing is optimised across module boundaries here, so the sum is a little above a flat netlist's, in
+    which cells cannot be told apart by module any more: nets and the cells named after them take the parent's
+    names.
 
     Raises:
         CompileError: the target has no synthesis flow.

@@ -30,7 +30,7 @@ Tree = Any
 Arrays = dict[str, NDArray[Any]]
 
 SECONDS = 2.0
-"""No malformed file may take longer."""
+"""No malformed file may take longer, in seconds of the processor: other tests run beside this one."""
 
 TOML = """
 [network]
@@ -66,8 +66,12 @@ def weights() -> Arrays:
     return {name: rng.uniform(-1, 1, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
+def save(path: Path, arrays: Arrays) -> None:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
 def write(folder: Path, tree: Tree, arrays: Arrays) -> Path:
-    np.savez(folder / "net.npz", **arrays)  # type: ignore[arg-type]
+    save(folder / "net.npz", arrays)
     path = folder / "net.json"
     path.write_text(json.dumps(tree))
     return path
@@ -80,10 +84,10 @@ def load(folder: Path, tree: Tree, **arrays: NDArray[Any]) -> Graph:
 
 def refused(path: Path, text: str, fix: str) -> None:
     """The specification is refused at once, in exactly these words."""
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CompileError, match=rf"^{re.escape(text)}\n  fix: {re.escape(fix)}$"):
         load_spec(path)
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 # ----------------------------------------------------------------------------------------------- what is read
@@ -212,12 +216,12 @@ def test_layers_in_any_order_with_several_outputs(tmp_path: Path) -> None:
 
 def test_the_digits_example_is_a_specification(tmp_path: Path) -> None:
     example = Path(__file__).resolve().parents[2] / "examples" / "digits" / "digits.toml"
-    shapes = {
-        "edges.w": (8, 3, 3, 1), "blend.w": (24, 3, 3, 8), "project.components": (8, 24), "project.mean": (24,),
-        "mix.w": (16, 3, 3, 8), "norm.mean": (16,), "norm.var": (16,), "classify.w": (10, 256),
+    shapes: dict[str, tuple[int, ...]] = {
+        "edges.w": (8, 3, 3, 1), "blend.w": (24, 3, 3, 8), "mix.w": (16, 3, 3, 8), "classify.w": (10, 256),
+        "project.components": (8, 24), "project.mean": (24,), "norm.mean": (16,), "norm.var": (16,),
     }  # fmt: skip
     (tmp_path / "digits.toml").write_bytes(example.read_bytes())
-    np.savez(tmp_path / "digits.npz", **{name: np.ones(shape) for name, shape in shapes.items()})  # type: ignore[arg-type]
+    save(tmp_path / "digits.npz", {name: np.ones(shape) for name, shape in shapes.items()})
     assert load_spec(tmp_path / "digits.toml").shapes["classify"] == (1, 1, 10)
 
 
@@ -245,6 +249,8 @@ def as_layer(number: int, **fields: object) -> Change:
 NET, EDGES, RECT, SCORES = (
     f"net.json: {part}" for part in ("[network]", "layer 1 'edges'", "layer 2 'rect'", "layer 3 'scores'")
 )
+TABLES = "net.json: layer must be 1 to 1024 tables, each under its own [[layer]]"
+LABELS = "a list of different printable strings of 1 to 64 characters"
 STEPS = "an integer from 1 to 1048576, or [vertical, horizontal]"
 PADS = '"same", "valid" or [[top, bottom], [left, right]], integers from 0 to 1048576'
 SHAPE = "[height, width, channels], integers from 1 to 268435456"
@@ -270,18 +276,17 @@ TREES: dict[str, tuple[Change, str, str]] = {
     ),
     "layer a table": (
         lambda tree: tree.update(layer={"name": "a"}),
-        "net.json: layer must be 1 to 1024 tables, each under its own [[layer]], not {'name': 'a'}",
+        f"{TABLES}, not {{'name': 'a'}}",
         'for example layer = [{ name = "first", op = "relu" }]',
     ),
     "no layers": (
         lambda tree: tree.update(layer=[]),
-        "net.json: layer must be 1 to 1024 tables, each under its own [[layer]], not []",
+        f"{TABLES}, not []",
         'for example layer = [{ name = "first", op = "relu" }]',
     ),
     "layer no table": (
         lambda tree: tree["layer"].append(3),
-        "net.json: layer must be 1 to 1024 tables, each under its own [[layer]], "
-        "not [{'name': 'edges', 'op': 'conv2d', 'padding' …  'dense'}, 3]",
+        f"{TABLES}, not [{{'name': 'edges', 'op': 'conv2d', 'padding' …  'dense'}}, 3]",
         'for example layer = [{ name = "first", op = "relu" }]',
     ),
     "unknown section": (
@@ -379,7 +384,7 @@ TREES: dict[str, tuple[Change, str, str]] = {
     **{
         f"labels {value}": (
             in_network(labels=value),
-            f"{NET}: labels must be a list of different printable strings of 1 to 64 characters, not {value!r}",
+            f"{NET}: labels must be {LABELS}, not {value!r}",
             'for example labels = ["cat", "dog"]',
         )
         for value in (
@@ -524,7 +529,7 @@ TREES: dict[str, tuple[Change, str, str]] = {
             f"{EDGES}: stride must be {STEPS}, not {value!r}",
             "for example stride = [2, 2]",
         )
-        for value in (0, -1, True, [True, True], 1.0, "2", [1], [1, 0], [1, 2, 3], 1 << 60, {}, None)
+        for value in (0, -1, True, [True, True], 1.0, "2", [1], [1, 0], [1, 2, 3], 1 << 60, {"y": 1}, None)
     },
     **{
         f"padding {value}": (
@@ -610,7 +615,7 @@ def test_wrong_tree(tmp_path: Path, case: str) -> None:
 
 def test_wrong_values_print_whatever_they_are(tmp_path: Path) -> None:
     path = tmp_path / "net.toml"
-    np.savez(tmp_path / "net.npz", **weights())  # type: ignore[arg-type]
+    save(tmp_path / "net.npz", weights())
     path.write_text(TOML.replace('padding = "same"', f"stride = 0x{'f' * 10_000}"))
     start = f"net.toml: layer 1 'edges': stride must be {STEPS}, not"
     refused(path, f"{start} something of type int too long to print", "for example stride = [2, 2]")
@@ -734,12 +739,12 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "dotted key": (
         "toml",
         b"a." * 100_000 + b"a = 1",
-        r"net.toml: is not valid TOML: more than 32 dots \(at line 1\)\n",
+        r"net.toml: is not valid TOML: more than 32 dots on line 1: break it\n",
     ),
     "dotted table": (
         "toml",
         b"\n[" + b"a." * 100_000 + b"a]",
-        r"net.toml: is not valid TOML: .* dots \(at line 2\)\n",
+        r"net.toml: is not valid TOML: more than 32 dots on line 2: break it\n",
     ),
     "binary": ("toml", bytes(range(256)) * 100, "net.toml: is not valid TOML: "),
     "empty json": ("json", b"", "net.json: is not valid JSON: Expecting value"),
@@ -763,25 +768,26 @@ def test_wrong_file(tmp_path: Path, case: str) -> None:
     suffix, data, pattern = FILES[case]
     path = tmp_path / f"net.{suffix}"
     path.write_bytes(data)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CompileError, match=rf"^{pattern}"):
         load_spec(path)
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 def test_the_slowest_legal_toml_is_quick(tmp_path: Path) -> None:
     """The dots that are allowed, as often as the file may be long."""
     line = "".join(f"[a{n}." + "a." * 31 + "a]\n" for n in range(spec.MAX_SPEC_BYTES // 72))
     (tmp_path / "net.toml").write_text(line)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CompileError, match=r"^net\.toml: network is missing\n"):
         load_spec(tmp_path / "net.toml")
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 # ------------------------------------------------------------------------------------------------ the weights
 
 WEIGHTS = f"{NET} weights"
+NUMBERS = "numbers from -1e+30 to 1e+30"
 
 
 def one_less(array: NDArray[Any]) -> NDArray[Any]:
@@ -838,8 +844,7 @@ ARRAYS: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]], str, str]] 
         f"{value}": (
             "edges.w",
             holding(value),
-            f"{EDGES}: array 'edges.w' in net.npz must hold numbers from -1e+30 to 1e+30, "
-            f"not {value:g} at [1, 1, 1, 1]",
+            f"{EDGES}: array 'edges.w' in net.npz must hold {NUMBERS}, not {value:g} at [1, 1, 1, 1]",
             "train again, or replace the value",
         )
         for value in (float("nan"), float("inf"), float("-inf"), 2e30)
@@ -847,7 +852,7 @@ ARRAYS: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]], str, str]] 
     "signalling nan": (
         "edges.b",
         lambda b: np.frombuffer(struct.pack("<4I", 0, 0x7F800001, 0, 0), "<f4"),
-        f"{EDGES}: array 'edges.b' in net.npz must hold numbers from -1e+30 to 1e+30, not nan at [1]",
+        f"{EDGES}: array 'edges.b' in net.npz must hold {NUMBERS}, not nan at [1]",
         "train again, or replace the value",
     ),
 }
@@ -866,14 +871,32 @@ NORM = {"mean": np.zeros(2), "var": np.ones(2)}
 @pytest.mark.parametrize(
     ("epsilon", "arrays", "text", "fix"),
     [
-        (1e-5, NORM | {"var": np.array([1.0, -0.5])}, "array 'a.var' in net.npz must hold numbers from 0 to 1e+30, "
-            "not -0.5 at [1]", "train again, or replace the value"),
-        (0, NORM | {"var": np.zeros(2)}, "variance + epsilon must be at least 1e-30, not 0", "use epsilon = 1e-5"),
-        (1e-5, {"mean": np.zeros(2)}, "array 'a.var' of shape (2,) is missing in net.npz", "add it"),
-        (1e-5, {"moving_mean": np.zeros(2)}, "array 'a.mean' of shape (2,) is missing in net.npz",
-            "rename 'a.moving_mean' to 'a.mean'"),
+        (
+            1e-5,
+            NORM | {"var": np.array([1.0, -0.5])},
+            "array 'a.var' in net.npz must hold numbers from 0 to 1e+30, not -0.5 at [1]",
+            "train again, or replace the value",
+        ),
+        (
+            0,
+            NORM | {"var": np.zeros(2)},
+            "variance + epsilon must be at least 1e-30, not 0",
+            "use epsilon = 1e-5",
+        ),
+        (
+            1e-5,
+            {"mean": np.zeros(2)},
+            "array 'a.var' of shape (2,) is missing in net.npz",
+            "add it",
+        ),
+        (
+            1e-5,
+            {"moving_mean": np.zeros(2)},
+            "array 'a.mean' of shape (2,) is missing in net.npz",
+            "rename 'a.moving_mean' to 'a.mean'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_batch_norm(tmp_path: Path, epsilon: float, arrays: Arrays, text: str, fix: str) -> None:
     tree = {"network": TREE["network"], "layer": [{"name": "a", "op": "batch_norm", "epsilon": epsilon}]}
     path = write(tmp_path, tree, {f"a.{part}": array for part, array in arrays.items()})
@@ -953,7 +976,7 @@ def test_weights_that_are_no_path(tmp_path: Path, name: str) -> None:
 
 
 def refused_npz(path: Path, text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(CompileError, match=rf"^here: {text}"):
@@ -961,7 +984,7 @@ def refused_npz(path: Path, text: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 def npy(array: object, allow_pickle: bool = False) -> bytes:
@@ -1004,7 +1027,6 @@ MEMBERS: dict[str, tuple[bytes, str]] = {
     "header no dictionary": (header("[]"), "Header is not a dictionary.*"),
     "header code": (header("__import__('os').getcwd()"), ".*"),
     "header deep": (header("-" * 9_000 + "1"), ".*"),
-    "header of Python 2": (header(FLOATS % "(2L,)") + bytes(16), "Reading `.npy` or `.npz` file required.*"),
     "header other keys": (header("{'descr': '<f8'}"), "Header does not contain the correct keys.*"),
     "cut": (npy(np.ones(9))[:-1], r"shape \(9,\) does not match its 199 bytes"),
     "more": (npy(np.ones(9)) + b"x", r"shape \(9,\) does not match its 201 bytes"),
@@ -1037,6 +1059,11 @@ def test_damaged_arrays(tmp_path: Path, case: str, method: int) -> None:
     refused_npz(
         path, rf"array 'a' in 'net.npz' cannot be read: {reason}\n  fix: save plain arrays with numpy.savez$"
     )
+
+
+def test_headers_of_python_2(tmp_path: Path) -> None:
+    path = archive(tmp_path / "net.npz", {"a.npy": header(FLOATS % "(2L,)") + bytes(16)})
+    assert read_npz(path, "here")["a"].tolist() == [0.0, 0.0]
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
@@ -1100,7 +1127,7 @@ def test_bombs(tmp_path: Path) -> None:
     for claimed, text in (
         (
             1 << 40,
-            f"'net.npz' must not hold more than {1 << 28} bytes unpacked\n  fix: save the weights as float32$",
+            "'net.npz' must not hold more than 268435456 bytes unpacked\n  fix: save the weights as float32$",
         ),
         (200, "array 'a' in 'net.npz' cannot be read: .*\n"),
     ):
@@ -1136,10 +1163,10 @@ def test_a_directory_of_a_million_entries_is_not_read(tmp_path: Path) -> None:
     directory = entry * 1_000_000
     end = b"PK\5\6" + struct.pack("<4H2IH", 0, 0, 65535, 65535, len(directory), 0, 0)
     (tmp_path / "net.npz").write_bytes(directory + end)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CompileError, match=r"^here: 'net\.npz' must not hold more than 4096 arrays\n"):
         read_npz(tmp_path / "net.npz", "here")
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 # ------------------------------------------------------------------------------------------------------ noise
@@ -1163,17 +1190,17 @@ def survives(path: Path) -> None:
 
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 12), st.integers(), st.floats(), st.text(max_size=8),
-    st.sampled_from(["input", "edges", "rect", "scores", "relu", "conv2d", "dense", "pca", "same", "net.npz"]),
+    st.sampled_from(["input", "edges", "rect", "scores", "relu", "conv2d", "dense", "pca", "net.npz"]),
 )  # fmt: skip
 TREES_OF_ANYTHING = st.recursive(
     LEAVES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
 )
 PLACES = [
-    ("network",), ("network", "name"), ("network", "weights"), ("network", "input"), ("network", "input", "shape"),
-    ("network", "input", "range"), ("network", "labels"), ("network", "outputs"), ("layer",), ("layer", 0),
-    *(("layer", number, field) for number in (0, 1, 2) for field in ("name", "op", "input", "inputs", "bits")),
-    ("layer", 0, "stride"), ("layer", 0, "padding"), ("layer", 1, "low"),
+    ("network",), ("network", "name"), ("network", "weights"), ("network", "input"), ("layer",), ("layer", 0),
+    ("network", "input", "shape"), ("network", "input", "range"), ("network", "outputs"),
+    *(("layer", n, field) for n in (0, 1, 2) for field in ("name", "op", "input", "inputs", "bits")),
+    ("network", "labels"), ("layer", 0, "stride"), ("layer", 0, "padding"), ("layer", 1, "low"),
 ]  # fmt: skip
 
 

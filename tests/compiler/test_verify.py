@@ -1,4 +1,4 @@
-"""The rules of a graph: a sound one comes back as it is, and every rule, once broken, is named with the node."""
+"""The rules of a graph: a sound one comes back as it is, and a broken rule is named with its node."""
 
 from __future__ import annotations
 

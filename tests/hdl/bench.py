@@ -1,15 +1,18 @@
-"""Drive a component's streams in Amaranth's simulator, under stall profiles."""
+"""Drive a component in Amaranth's simulator, its streams under stall profiles."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
 PROFILES = ("none", "input gaps", "output stalls", "both")
+
+Bench = Callable[[Any], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -32,8 +35,16 @@ def unpack(payload: int, bits: int, signed: bool, lanes: int) -> list[int]:
     return [value - (1 << bits) if signed and value >> (bits - 1) else value for value in values]
 
 
+def simulate(design: Any, bench: Bench) -> None:
+    """Run a test bench to its end; ``design`` is a component, or what its ``elaborate`` returned."""
+    simulator = Simulator(design)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
 def run_stream(
-    dut: object,
+    dut: Any,
     beats: Sequence[int],
     count: int,
     profile: str = "none",
@@ -41,19 +52,23 @@ def run_stream(
     limit: int = 20_000,
     seed: int = 1,
     watch: Value | None = None,
+    never: Value | None = None,
+    inside: Any = None,
 ) -> Run:
     """Send ``beats`` into ``dut.i`` and take ``count`` beats from ``dut.o``.
 
-    Checks the stream rules at the output: while ``valid`` is high and ``ready`` low, neither ``valid`` nor payload changes.
-    Fails with "k of n outputs" at the cycle limit, and if a beat too many comes in the cycles after the last.
+    Checks the stream rules at the output: while ``valid`` is high and ``ready`` low, neither ``valid`` nor payload
+    changes. Fails with "k of n outputs" at the cycle limit, if a beat too many comes in the cycles after the last,
+    and if ``never`` is high in any cycle. ``inside`` is what ``dut.elaborate`` returned, where ``watch`` or ``never``
+    look into it.
     """
     rng = random.Random(seed)
     gaps = 0.5 if profile in ("input gaps", "both") else 0.0
     stalls = 0.5 if profile in ("output stalls", "both") else 0.0
     run = Run()
 
-    async def bench(ctx: object) -> None:
-        left = list(beats)
+    async def bench(ctx: Any) -> None:
+        left = list(reversed(beats))
         offered = False
         held = None
         cycle = 0
@@ -63,17 +78,18 @@ def run_stream(
             if cycle == limit:
                 raise AssertionError(f"{len(run.payloads)} of {count} outputs after {limit} cycles")
             if left and not offered and rng.random() >= gaps:
-                ctx.set(i_payload, left[0])
+                ctx.set(i_payload, left[-1])
                 offered = True
             ctx.set(dut.i.valid, offered)
             ready = rng.random() >= stalls
             ctx.set(dut.o.ready, ready)
-            valid = ctx.get(dut.o.valid)
-            payload = ctx.get(o_payload) if valid else None
-            assert held is None or held == payload, "payload must be held until it is taken"
+            valid = bool(ctx.get(dut.o.valid))
+            payload = int(ctx.get(o_payload))
+            assert held is None or (valid and held == payload), "payload must be held until it is taken"
+            assert never is None or not ctx.get(never), f"what must never be is, in cycle {cycle}"
             if offered and ctx.get(dut.i.ready):
                 run.sent.append(cycle)
-                left.pop(0)
+                left.pop()
                 offered = False
             held = payload if valid and not ready else None
             if valid and ready:
@@ -85,9 +101,6 @@ def run_stream(
             await ctx.tick()
             cycle += 1
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
+    simulate(dut if inside is None else inside, bench)
     assert len(run.payloads) == count, f"{len(run.payloads)} outputs instead of {count}"
     return run

@@ -247,26 +247,16 @@ def test_run_gives_the_outputs_and_what_else_is_asked_for(rng: np.random.Generat
     assert np.array_equal(every["x"], x_raw)
 
 
-def test_a_frame_does_not_depend_on_its_batch(rng: np.random.Generator) -> None:
-    graph = small_net(rng)
-    x_raw = frames(graph, 300, rng)
-    together = golden.run(graph, x_raw)
-    for first, count in ((0, 1), (127, 2), (255, 45)):
-        part = golden.run(graph, x_raw[first : first + count])
-        assert all(np.array_equal(part[name], together[name][first : first + count]) for name in part)
-
-
-def test_a_table_of_windows_larger_than_its_limit_is_cut(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("limit", ["_TENSOR_WORDS", "_TABLE_WORDS"])
+def test_a_long_batch_is_cut_where_its_memory_ends(
+    limit: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = small_net(rng)
     x_raw = frames(graph, 7, rng)
-    expected = golden.run(graph, x_raw)
-    for words in (1, 500, 1000):
-        monkeypatch.setattr(golden, "_TABLE_WORDS", words)
-        assert all(
-            np.array_equal(tensor, expected[name]) for name, tensor in golden.run(graph, x_raw).items()
-        )
+    expected = golden.trace(graph, x_raw)
+    for words in (1, 300, 1000):  # at most 288 words a frame in either
+        monkeypatch.setattr(golden, limit, words)
+        assert all(np.array_equal(tensor, expected[name]) for name, tensor in golden.trace(graph, x_raw).items())
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint64, ">i4"])
@@ -340,6 +330,25 @@ def test_no_accumulator_leaves_its_range(graph: Graph, seed: int) -> None:
     for frame in frames(graph, 2, np.random.default_rng(seed)):
         for *_, acc in loop_accumulators(graph, node, frame):
             assert limits.low <= acc <= limits.high
+
+
+def test_the_lowest_bit_of_wide_sums_is_exact(rng: np.random.Generator) -> None:
+    """16-bit products in 36-bit sums, which the biases bring back to a few units; the multiplier is one."""
+    node = one_tap(0).node("y")
+    assert isinstance(node, QConv2D)
+    form = Format(16, False, 1.0)
+    pixel = Input(name="x", inputs=(), source="x", shape=(1, 1, 32), low=0, high=1, format=form)
+    x_raw = rng.integers(2**15, 2**16, size=(1, 1, 1, 32))
+    w_rcohwi = rng.integers(-(2**15) + 1, 2**15, size=(1, 1, 500, 1, 1, 32))
+    sums = [
+        sum(w * x for w, x in zip(row, x_raw.ravel().tolist(), strict=True))
+        for row in w_rcohwi[0, 0, :, 0, 0].tolist()
+    ]
+    units = rng.integers(-5, 6, size=500)
+    arrays = {"y.w": w_rcohwi, "y.b": (units - sums)[None, None], "y.m": np.full(500, 2)}
+    assert np.array_equal(
+        golden.run(network([pixel, replace(node, shift=1)], arrays, "y"), x_raw)["y"].ravel(), units
+    )
 
 
 def one_tap(bias: int) -> Graph:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from convfold.compiler.tools.yosys import Yosys, find_yosys, rtlil_to_verilog
 from tests.compiler.tools.designs import dot_product_rtlil
 

@@ -1,4 +1,4 @@
-"""A small accelerator for the tool tests: a dot product of each frame with weights in a ROM, behind AXI4-Stream."""
+"""A small accelerator for the tool tests: the dot product of each frame with weights in a ROM."""
 
 from __future__ import annotations
 
@@ -37,8 +37,18 @@ class DotProduct(wiring.Component):
 
     def __init__(self, hard: bool) -> None:
         self.hard = hard
-        stream_in = {"s_axis_tdata": In(8), "s_axis_tvalid": In(1), "s_axis_tready": Out(1), "s_axis_tlast": In(1)}
-        stream_out = {"m_axis_tdata": Out(32), "m_axis_tvalid": Out(1), "m_axis_tready": In(1), "m_axis_tlast": Out(1)}
+        stream_in = {
+            "s_axis_tdata": In(8),
+            "s_axis_tvalid": In(1),
+            "s_axis_tready": Out(1),
+            "s_axis_tlast": In(1),
+        }
+        stream_out = {
+            "m_axis_tdata": Out(32),
+            "m_axis_tvalid": Out(1),
+            "m_axis_tready": In(1),
+            "m_axis_tlast": Out(1),
+        }
         super().__init__({**stream_in, **stream_out, "error": Out(1)})
 
     def elaborate(self, platform: object) -> Module:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from convfold.compiler.tools.errors import ToolError
 from convfold.compiler.tools.process import last_lines, output_of, parse_version, run_logged
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from convfold.compiler.errors import CompileError
 from convfold.compiler.targets import TARGETS, get_target
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from convfold.compiler.targets import get_target
 from convfold.compiler.tools.errors import ToolError
 from convfold.compiler.tools.simulators import find_simulator, lint

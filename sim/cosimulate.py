@@ -1,0 +1,79 @@
+"""Run the bench of a build folder in a simulator and collect what it saw."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convfold.compiler.tools.simulators import BenchRun, find_simulator, run_cocotb
+
+from .bench import RESULTS
+
+__all__ = ["Cosimulation", "cosimulate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cosimulation:
+    """Results of all tests; ``record`` is what the manifest keeps."""
+
+    run: BenchRun
+    record: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        return self.run.passed
+
+    @property
+    def mismatches(self) -> int:
+        return sum(profile["mismatches"] for profile in self.record["profiles"])
+
+    def summary(self) -> str:
+        """One line a failed test, and where the log is."""
+        failed = [f"{result.name}: {result.message}" for result in self.run.results if not result.passed]
+        return "\n".join([*failed, f"log: {self.run.log}"]) if failed else f"{len(self.run.results)} tests passed"
+
+
+def cosimulate(
+    folder: Path,
+    *,
+    frames: int | None = None,
+    seed: int = 1,
+    waves: bool = False,
+    simulator: str | None = None,
+) -> Cosimulation:
+    """Build ``accelerator.v`` and run ``test_accelerator.py`` on it, ``frames`` frames a stall profile (default: all vectors).
+
+    *Raises* ``ToolError`` where no simulator is found or the design does not build.
+    """
+    folder = folder.resolve()
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    results = folder / "sim_build" / "seen.jsonl"
+    results.parent.mkdir(exist_ok=True)
+    results.write_text("", encoding="utf-8")
+    env = {RESULTS: str(results)} | ({"CONVFOLD_FRAMES": str(frames)} if frames else {})
+    run = run_cocotb(
+        find_simulator(simulator),
+        [folder / "accelerator.v"],
+        manifest["top"],
+        "test_accelerator",
+        folder,
+        env=env,
+        waves=waves,
+        seed=seed,
+    )
+    seen = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    profiles = [{k: v for k, v in entry.items() if k != "test"} for entry in seen if entry["test"] == "compare"]
+    measured: dict[str, Any] = next((entry for entry in seen if entry["test"] == "measure"), {})
+    record = {
+        "simulator": run.simulator,
+        "seed": seed,
+        "frames": sum(profile["frames"] for profile in profiles),
+        "profiles": profiles,
+        "latency_cycles": measured.get("latency_cycles"),
+        "interval_cycles": measured.get("interval_cycles"),
+        "tests": {result.name: "passed" if result.passed else result.message for result in run.results},
+        "passed": run.passed,
+    }
+    return Cosimulation(run, record)
