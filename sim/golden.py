@@ -21,10 +21,8 @@ AnyArray = TypeVar("AnyArray", IntArray, RealArray)
 Rule = Callable[..., IntArray]
 """``rule(graph, node, *inputs)`` makes the node's tensor."""
 
-_TENSOR_WORDS = 1 << 22
-"""As many images go through the graph together as keep every tensor below this size: what bounds the memory."""
-_TABLE_WORDS = 1 << 19
-"""Size of a table of windows, which then stays in the processor's cache."""
+_WORDS = 1 << 18
+"""The size to which batches are cut, for every tensor and every table of windows: it stays in the cache."""
 
 # -------------------------------------------------------------------------------------------------- operators
 
@@ -59,7 +57,7 @@ def qconv2d(graph: Graph, node: QConv2D, x_raw: IntArray) -> IntArray:
         for c, cols in enumerate(_spans(node.classes.cols, width))
     ]
     y_raw = np.empty((len(x_raw), height, width, channels), dtype=np.int64)
-    for images in _slices(len(x_raw), _TABLE_WORDS // (height * width * taps)):
+    for images in _slices(len(x_raw), _WORDS // (height * width * taps)):
         x_real = x_raw[images].astype(np.float64)
         windows = _windows(x_real, (kh, kw), node.stride, node.padding, source.zero_point)
         for rows, cols, w_ko, b_o in regions:
@@ -99,7 +97,7 @@ def run(graph: Graph, x_raw: NDArray[np.integer], keep: Collection[str] | None =
         raise ValueError(f"keep must name tensors of the graph, not {unknown[0]!r}")
     frames = _checked_frames(graph, x_raw)
     kept = [name for name in graph.shapes if name in graph.outputs or name in (keep or ())]
-    together = _TENSOR_WORDS // max(math.prod(shape) for shape in graph.shapes.values())
+    together = _WORDS // max(math.prod(shape) for shape in graph.shapes.values())
     runs = [_run(graph, frames[images], kept) for images in _slices(len(frames), together)]
     return {name: np.concatenate([tensors[name] for tensors in runs]) for name in kept}
 

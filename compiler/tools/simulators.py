@@ -171,7 +171,7 @@ def run_cocotb(
     if verilator:
         environment.update(object_cache(build_dir, simulator.version, environment))
     log = run_logged(
-        "cocotb", command, cwd, f"{name}.log", env=environment, any_status=True, timeout_s=timeout_s
+        simulator.name, command, cwd, f"{name}.log", env=environment, any_status=True, timeout_s=timeout_s
     )
     if not results.is_file():
         stage = "run" if "-- run --" in log.read_text(encoding="utf-8", errors="replace") else "build"

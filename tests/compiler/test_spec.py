@@ -1146,6 +1146,14 @@ def test_a_member_that_unpacks_to_more_than_it_says(tmp_path: Path) -> None:
     refused_npz(tmp_path / "net.npz", "array 'a' in 'net.npz' cannot be read: Bad CRC-32 for file 'a.npy'\n")
 
 
+def test_a_member_that_unpacks_to_less_than_it_says(tmp_path: Path) -> None:
+    data = header(FLOATS % "(9,)") + bytes(64)
+    with zipfile.ZipFile(tmp_path / "net.npz", "w", zipfile.ZIP_DEFLATED) as stream:
+        stream.writestr("a.npy", data)
+        stream.filelist[0].file_size = len(data) + 8
+    refused_npz(tmp_path / "net.npz", "array 'a' in 'net.npz' cannot be read: it is cut short\n")
+
+
 def test_more_arrays_and_numbers_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members = {f"a{n}.npy": npy(np.ones(8)) for n in range(5)}
     path = archive(tmp_path / "net.npz", members)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,3 +104,23 @@ def run_stream(
     simulate(dut if inside is None else inside, bench)
     assert len(run.payloads) == count, f"{len(run.payloads)} outputs instead of {count}"
     return run
+
+
+def run_clocked(design: Any, inputs: Sequence[Mapping[Any, int]], outputs: Sequence[Any]) -> list[tuple[int, ...]]:
+    """Set ports cycle by cycle, and tell what the outputs were at the end of each cycle."""
+    seen: list[tuple[int, ...]] = []
+
+    async def bench(ctx: Any) -> None:
+        for values in inputs:
+            for port, value in values.items():
+                ctx.set(port, value)
+            seen.append(tuple(int(ctx.get(port)) for port in outputs))
+            await ctx.tick()
+
+    simulate(design, bench)
+    return seen
+
+
+def measured_lags(expected: Sequence[int], seen: Sequence[int], most: int = 12) -> list[int]:
+    """Every lag by which ``seen`` repeats ``expected``; one that holds by chance is not to be feared of long lists."""
+    return [lag for lag in range(most) if list(seen[lag:]) == list(expected[: len(expected) - lag])]

@@ -159,7 +159,7 @@ def test_a_bench_that_hangs(icarus: Simulator, fabric_verilog: Path, tmp_path: P
         "import cocotb\nfrom cocotb.triggers import Timer\n\n\n"
         "@cocotb.test()\nasync def hangs(dut):\n    while True:\n        await Timer(1, 'ns')\n"
     )
-    with pytest.raises(ToolError, match=r"^cocotb: was stopped after 3 s\n"):
+    with pytest.raises(ToolError, match=r"^icarus: was stopped after 3 s\n"):
         run_cocotb(icarus, [fabric_verilog], TOP, "bench_hangs", tmp_path, timeout_s=3)
 
 

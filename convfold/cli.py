@@ -1,0 +1,341 @@
+"""The command line: ``convfold compile | explain | simulate | synth | report``.
+
+Exit status 0 is success, 1 a check that failed, 2 a bad input or a missing tool.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from convfold import __version__
+from convfold.compiler.errors import CompileError
+from convfold.compiler.targets import TARGETS
+from convfold.compiler.tools.errors import ToolError
+
+P = ParamSpec("P")
+
+FAILED_CHECK, BAD_INPUT = 1, 2
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _reports_errors(command: Callable[P, int]) -> Callable[P, None]:
+    """Turn the two errors a user can meet into a message and an exit status."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            status = command(*args, **kwargs)
+        except CompileError as error:
+            err.print(f"[bold red]error:[/] {escape(error.source)}: {escape(error.message)}")
+            if error.hint:
+                err.print(f"  fix: {escape(error.hint)}")
+            status = BAD_INPUT
+        except ToolError as error:
+            err.print(f"[bold red]error:[/] {escape(str(error))}")
+            status = BAD_INPUT
+        sys.exit(status)
+
+    return run
+
+
+@contextmanager
+def _steps(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show each step while it runs, and how long it took; nothing when ``quiet``."""
+    if quiet:
+        yield lambda step: None
+        return
+    running: list[tuple[str, float]] = []
+
+    def finish() -> None:
+        if running:
+            name, began = running.pop()
+            err.print(f"  {escape(name):<44} {time.monotonic() - began:6.1f} s")
+
+    with err.status("") as status:
+
+        def begin(step: str) -> None:
+            finish()
+            running.append((step, time.monotonic()))
+            status.update(escape(step))
+
+        yield begin
+        finish()
+
+
+def _read_build(folder: Path) -> dict[str, Any]:
+    """The manifest of a build folder."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CompileError(str(folder), "is no build folder: it has no readable manifest.json", "run convfold compile") from error
+    if not isinstance(manifest, dict) or "layers" not in manifest:
+        raise CompileError(str(path), "is not a manifest of convfold's", "run convfold compile again")
+    return manifest
+
+
+def _update_build(folder: Path, **entries: object) -> dict[str, Any]:
+    """Add results to the manifest and render the report again."""
+    from convfold.compiler.report import report_html
+
+    manifest = _read_build(folder) | entries
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "report.html").write_text(report_html(manifest), encoding="utf-8")
+    return manifest
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="convfold")
+def main() -> None:
+    """Compile a trained conv net into a streaming accelerator for small FPGAs."""
+
+
+# --------------------------------------------------------------------------------------------------------------- compile
+
+net_argument = click.argument("net", type=click.Path(path_type=Path))
+build_argument = click.argument("build", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print what a script needs, as JSON.")
+fold_option = click.option(
+    "--fold",
+    "fold_mode",
+    type=click.Choice(["exact", "interior", "off"]),
+    default="exact",
+    show_default=True,
+    help="exact: border classes where padding stands between; interior: one kernel, the border differs; off.",
+)
+force_option = click.option("--force-fold", is_flag=True, help="Merge layers even where that takes more multiplies.")
+calibration_option = click.option(
+    "--calibration", type=click.Path(path_type=Path), help="Images (.npz with x) that set the ranges of all tensors."
+)
+
+
+@main.command("compile")
+@net_argument
+@click.option("--target", default="generic", show_default=True, help=f"One of {', '.join(TARGETS)}.")
+@click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Frames a second; the smallest engine without it.")
+@calibration_option
+@click.option("--test", type=click.Path(path_type=Path), help="Labelled images (.npz with x, y): accuracy, and frames to simulate.")
+@fold_option
+@force_option
+@click.option("--bits", type=click.IntRange(2, 16), default=8, show_default=True, help="Bits of activations.")
+@click.option("--weight-bits", type=click.IntRange(2, 16), default=8, show_default=True, help="Bits of weights.")
+@click.option(
+    "--calibrate",
+    "method",
+    type=click.Choice(["min-max", "percentile"]),
+    default="min-max",
+    show_default=True,
+    help="How calibration images set a range.",
+)
+@click.option("--percentile", type=click.FloatRange(50, 100, min_open=True), default=99.99, show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Build folder [default: build/NAME].")
+@json_option
+@_reports_errors
+def compile_(
+    net: Path,
+    target: str,
+    fps: float | None,
+    calibration: Path | None,
+    test: Path | None,
+    fold_mode: str,
+    force_fold: bool,
+    bits: int,
+    weight_bits: int,
+    method: str,
+    percentile: float,
+    output: Path | None,
+    as_json: bool,
+) -> int:
+    """Compile the network NET (.toml or .json) into a build folder."""
+    from convfold.api import compile as compile_network
+    from convfold.compiler.passes import Options
+    from convfold.compiler.quantize import QuantizeOptions
+
+    with _steps(as_json) as progress:
+        compiled = compile_network(
+            net,
+            target,
+            fps=fps,
+            calibration=calibration,
+            test=test,
+            fold_options=Options(fold=fold_mode, force=force_fold),
+            quantize_options=QuantizeOptions(bits, weight_bits, method, percentile),
+            progress=progress,
+        )
+        progress("emit")
+        folder = compiled.write(output or Path("build") / compiled.network.name)
+    manifest = _read_build(folder)
+    if as_json:
+        click.echo(json.dumps({"build": str(folder)} | manifest))
+        return 0
+    _print_plan(folder, manifest)
+    return 0
+
+
+def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (
+        ("layer", "left"), ("op", "left"), ("output", "left"), ("multiplies", "right"), ("multipliers", "right"),
+        ("cycles", "right"), ("share", "right"),
+    ):  # fmt: skip
+        table.add_column(name, justify=justify)
+    for layer in manifest["layers"]:
+        kernel = "×".join(map(str, layer["kernel"]))
+        table.add_row(
+            layer["name"],
+            layer["op"] if layer["op"] == "dense" else f"{layer['op']} {kernel}",
+            "×".join(map(str, layer["out_shape"])),
+            f"{layer['macs']:,}",
+            str(layer["multipliers"] or ""),
+            f"{layer['cycles']:,}",
+            f"{layer['share']:.0%}",
+        )
+    out.print(table)
+    before = sum(layer["macs"] for layer in manifest["network"])
+    after = sum(layer["macs"] for layer in manifest["layers"])
+    need = manifest["estimate"]
+    out.print(f"\nfolding    {before:,} multiplies a frame became {after:,}")
+    if manifest["accuracy"]:
+        found = manifest["accuracy"]
+        out.print(
+            f"accuracy   float {found['float']:.2%}, integer {found['integer']:.2%} on {found['samples']} test images; "
+            f"folded and unfolded differ by {found['folding_difference']:.1e}"
+        )
+    out.print(
+        f"speed      {manifest['interval_cycles']:,} cycles a frame, {manifest['latency_cycles']:,} from first beat to last: "
+        f"{manifest['frames_per_second']:,.0f} frames/s at {manifest['plan_mhz']:g} MHz"
+    )
+    out.print(
+        f"estimate   {need['luts']:,} LUT, {need['ffs']:,} FF, {need['dsps']} DSP, {need['brams']} BRAM on {manifest['target']}"
+    )
+    out.print(f"build      {escape(str(folder))}")
+
+
+# --------------------------------------------------------------------------------------------------------------- explain
+
+
+@main.command()
+@net_argument
+@fold_option
+@force_option
+@json_option
+@_reports_errors
+def explain(net: Path, fold_mode: str, force_fold: bool, as_json: bool) -> int:
+    """Say what is folded in NET, what is not and why, each claim checked numerically."""
+    from dataclasses import asdict
+
+    from convfold.api import load_network
+    from convfold.compiler.explain import explain as explain_graphs
+    from convfold.compiler.explain import summarize
+    from convfold.compiler.passes import Options, fold
+
+    before = load_network(net)
+    after = fold(before, Options(fold=fold_mode, force=force_fold))
+    entries = explain_graphs(before, after)
+    if as_json:
+        click.echo(json.dumps({"summary": summarize(before, after), "decisions": [asdict(entry) for entry in entries]}))
+        return 0
+    out.print(f"[bold]{escape(summarize(before, after))}[/]\n")
+    for entry in entries:
+        out.print(escape(str(entry)) + "\n")
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------------------- simulate
+
+
+@main.command()
+@build_argument
+@click.option("--frames", type=click.IntRange(1), help="Frames for each stall profile [default: all in vectors.npz].")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the stalls.")
+@click.option("--waves", is_flag=True, help="Keep a waveform.")
+@click.option("--simulator", type=click.Choice(["verilator", "icarus"]), help="[default: verilator, else icarus]")
+@json_option
+@_reports_errors
+def simulate(build: Path, frames: int | None, seed: int, waves: bool, simulator: str | None, as_json: bool) -> int:
+    """Run the Verilog of BUILD against the golden model: real images, stall profiles, every beat compared."""
+    from convfold.sim.cosimulate import cosimulate
+
+    manifest = _read_build(build)
+    with _steps(as_json) as progress:
+        progress("build and simulate")
+        found = cosimulate(build, frames=frames, seed=seed, waves=waves, simulator=simulator)
+    _update_build(build, simulation=found.record)
+    if as_json:
+        click.echo(json.dumps(found.record))
+        return 0 if found.passed else FAILED_CHECK
+    for profile in found.record["profiles"]:
+        out.print(
+            f"{profile['name']:<14} {profile['frames']:>4} frames  {profile['beats']:>6} beats  "
+            f"{profile['mismatches']} mismatches  {profile['cycles']:,} cycles"
+        )
+    for name in ("latency", "interval"):
+        out.print(f"{name:<14} {found.record[f'{name}_cycles']} cycles measured, {manifest[f'{name}_cycles']} promised")
+    if found.run.waves is not None:
+        out.print(f"waves          {escape(str(found.run.waves))}")
+    verdict = "[bold green]passed[/]" if found.passed else "[bold red]failed[/]"
+    out.print(f"{verdict}: {escape(found.summary())} ({found.record['simulator']})")
+    return 0 if found.passed else FAILED_CHECK
+
+
+# ----------------------------------------------------------------------------------------------------------------- synth
+
+
+@main.command()
+@build_argument
+@click.option("--freq", type=click.FloatRange(min=0, min_open=True), help="Clock to aim for, MHz [default: the planning clock].")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the placer.")
+@click.option("--speed", type=click.Choice(["6", "7", "8"]), help="ECP5 speed grade [default: 6].")
+@json_option
+@_reports_errors
+def synth(build: Path, freq: float | None, seed: int, speed: str | None, as_json: bool) -> int:
+    """Synthesize, place and route BUILD: utilisation, clock, bitstream."""
+    from convfold.compiler.synth import synthesize_build
+
+    manifest = _read_build(build)
+    with _steps(as_json) as progress:
+        found = synthesize_build(build, manifest, freq_mhz=freq, seed=seed, speed=speed, progress=progress)
+    manifest = _update_build(build, synthesis=found)
+    if as_json:
+        click.echo(json.dumps(found))
+        return 0 if found["met"] else FAILED_CHECK
+    for name, label in (("luts", "LUT"), ("ffs", "FF"), ("dsps", "DSP"), ("brams", "BRAM")):
+        have = found["available"][name]
+        share = f"{found[name] / have:5.1%}" if have else "  -  "
+        out.print(f"{label:<10} {found[name]:>7,} of {have:>7,}  {share}   estimated {manifest['estimate'][name]:,}")
+    rate = found["fmax_mhz"] * 1e6 / manifest["interval_cycles"]
+    out.print(f"clock      {found['fmax_mhz']:.1f} MHz: {rate:,.0f} frames/s, {manifest['latency_cycles'] / found['fmax_mhz']:,.1f} µs latency")
+    out.print(f"bitstream  {escape(str(build / found['bitstream']))}")
+    if not found["met"]:
+        err.print(
+            f"[bold red]missed:[/] {found['freq_mhz']:g} MHz were asked for, {found['fmax_mhz']:.1f} reached, "
+            f"{found['freq_mhz'] - found['fmax_mhz']:.1f} MHz short"
+        )
+    return 0 if found["met"] else FAILED_CHECK
+
+
+# ---------------------------------------------------------------------------------------------------------------- report
+
+
+@main.command()
+@build_argument
+@_reports_errors
+def report(build: Path) -> int:
+    """Render BUILD/report.html again and say where it is."""
+    _update_build(build)
+    out.print(escape(str((build / "report.html").resolve())))
+    return 0
