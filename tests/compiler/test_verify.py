@@ -107,11 +107,11 @@ def integer_graph() -> Graph:
 Change = Callable[[Graph], Graph]
 
 
-def node(name: str, **fields: object) -> Change:
+def node(name: str, **fields: Any) -> Change:
     """One node with other fields."""
 
     def change(graph: Graph) -> Graph:
-        nodes = (replace(old, **fields) if old.name == name else old for old in graph.nodes)  # type: ignore[arg-type]
+        nodes = (replace(old, **fields) if old.name == name else old for old in graph.nodes)
         return replace(graph, nodes=tuple(nodes))
 
     return change
@@ -146,6 +146,10 @@ def one(value: float) -> Array:
     array = np.ones(3)
     array[1] = value
     return array
+
+
+def variance(least: float, epsilon: float) -> Change:
+    return lambda graph: node("norm", epsilon=epsilon)(arrays(norm_var=one(least))(graph))
 
 
 HIGH = 1 << 21
@@ -292,9 +296,7 @@ REAL: dict[str, tuple[Change, str, str]] = {
     "weight_bits": (node("scores", weight_bits=1), "'scores'", "weight_bits must be 2 to 16, not 1"),
     **{
         f"variance {least} {epsilon}": (
-            lambda graph, least=least, epsilon=epsilon: node("norm", epsilon=epsilon)(  # type: ignore[misc]
-                arrays(norm_var=one(least))(graph)
-            ),
+            variance(least, epsilon),
             "'norm'",
             f"variance + epsilon must be positive, neither negative, not {least:g} + {epsilon:g}",
         )

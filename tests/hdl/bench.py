@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,13 +106,15 @@ def run_stream(
     return run
 
 
-def run_clocked(design: Any, inputs: Sequence[Mapping[Any, int]], outputs: Sequence[Any]) -> list[tuple[int, ...]]:
-    """Set ports cycle by cycle, and tell what the outputs were at the end of each cycle."""
+def run_clocked(
+    design: Any, inputs: Sequence[Any], values: Iterable[Sequence[int]], outputs: Sequence[Any]
+) -> list[tuple[int, ...]]:
+    """Set the ports ``inputs`` to new values every cycle, and tell what ``outputs`` were at the end of each."""
     seen: list[tuple[int, ...]] = []
 
     async def bench(ctx: Any) -> None:
-        for values in inputs:
-            for port, value in values.items():
+        for line in values:
+            for port, value in zip(inputs, line, strict=True):
                 ctx.set(port, value)
             seen.append(tuple(int(ctx.get(port)) for port in outputs))
             await ctx.tick()

@@ -28,7 +28,7 @@ def test_the_walk(params: BorderWalkParams) -> None:
     dut = params.create()
     moves = [random.random() < 0.6 for _ in range(8 * len(classes))]
     moves += [True] * max(3 * len(classes) - sum(moves), 0)
-    seen = run_clocked(dut, [{dut.i_next: move} for move in moves], [dut.o])
+    seen = run_clocked(dut, [dut.i_next], [(move,) for move in moves], [dut.o])
     pixels = np.cumsum([False, *moves[:-1]])
     assert [o for (o,) in seen] == [classes[pixel % len(classes)] for pixel in pixels]
 

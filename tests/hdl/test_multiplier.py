@@ -23,8 +23,8 @@ def test_products_latency_and_ii(a_bits: int, b_bits: int) -> None:
     dut = params.create()
     pairs = list(itertools.product(corners(a_bits), corners(b_bits)))
     for _ in range(200):
-        pairs.append((random.randrange(-(1 << a_bits - 1), 1 << a_bits - 1), random.randrange(-(1 << b_bits - 1), 1 << b_bits - 1)))
-    seen = run_clocked(dut, [{dut.i_a: a, dut.i_b: b} for a, b in pairs], [dut.o])
+        pairs.append((random.getrandbits(a_bits) - (1 << a_bits - 1), random.getrandbits(b_bits) - (1 << b_bits - 1)))
+    seen = run_clocked(dut, [dut.i_a, dut.i_b], pairs, [dut.o])
     assert measured_lags([params.reference(a, b) for a, b in pairs], [o for (o,) in seen]) == [params.latency]
     assert params.ii == 1
 
@@ -33,8 +33,7 @@ def test_every_product_of_four_bits() -> None:
     params = MultiplierParams(4, 4)
     dut = params.create()
     pairs = list(itertools.product(range(-8, 8), repeat=2))
-    idle = [{dut.i_a: 0, dut.i_b: 0}] * params.latency
-    seen = run_clocked(dut, [{dut.i_a: a, dut.i_b: b} for a, b in pairs] + idle, [dut.o])
+    seen = run_clocked(dut, [dut.i_a, dut.i_b], [*pairs, *[(0, 0)] * params.latency], [dut.o])
     assert [o for (o,) in seen[params.latency :]] == [a * b for a, b in pairs]
 
 

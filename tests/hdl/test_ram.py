@@ -16,17 +16,17 @@ def test_traffic_latency_and_ii(width: int, depth: int) -> None:
     params = RamParams(width, depth)
     dut = params.create()
     store = [0] * depth
-    inputs, expected = [], []
+    traffic, expected = [], []
     written = 0
     for _ in range(400):
         read = written if random.random() < 0.5 else random.randrange(depth)
         expected.append(store[read])
         written, data, enable = random.randrange(depth), random.getrandbits(width), random.random() < 0.7
         enable = enable and written != read
-        inputs.append({dut.i_addr: read, dut.i_write_addr: written, dut.i_write_data: data, dut.i_write_en: enable})
+        traffic.append((read, written, data, enable))
         if enable:
             store[written] = data
-    seen = run_clocked(dut, inputs, [dut.o])
+    seen = run_clocked(dut, [dut.i_addr, dut.i_write_addr, dut.i_write_data, dut.i_write_en], traffic, [dut.o])
     assert measured_lags(expected, [o for (o,) in seen]) == [params.latency]
     assert params.ii == 1
 

@@ -18,7 +18,7 @@ def test_words_latency_and_ii(width: int, depth: int) -> None:
     words[0] ^= 1 if depth == 1 and not words[0] else 0  # a lag of zero must not fit by chance
     dut = params.create(words)
     addresses = [*range(depth), *(random.randrange(depth) for _ in range(100))]
-    seen = run_clocked(dut, [{dut.i_addr: address} for address in addresses], [dut.o])
+    seen = run_clocked(dut, [dut.i_addr], [(address,) for address in addresses], [dut.o])
     expected = [params.reference(words, address) for address in addresses]
     lags = measured_lags(expected, [o for (o,) in seen])
     assert lags[0] == params.latency
