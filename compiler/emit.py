@@ -11,18 +11,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from convfold.hdl.axi_stream import AxiStreamParams
+from convfold.hdl.conv import ConvParams
 
 from .graph import Graph, MaxPool, QConv2D, node_macs
 from .numbers import Format
 from .plan import Plan, Stage
 from .targets import get_target
 from .tools.yosys import find_yosys, rtlil_to_verilog
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = ["Emission", "emit", "npz_bytes", "render", "verilog"]
 
@@ -142,18 +146,22 @@ class _Names:
         return name
 
 
-def _classes(params: object) -> set[type]:
+def _classes(params: DataclassInstance) -> set[type]:
     nested = [getattr(params, entry.name) for entry in dataclasses.fields(params)]
-    return {type(params)}.union(*(_classes(value) for value in nested if dataclasses.is_dataclass(value)))
+    return {type(params)}.union(*(_classes(value) for value in nested if _is_params(value)))
 
 
-def call_text(params: object, indent: int) -> str:
+def _is_params(value: object) -> TypeGuard[DataclassInstance]:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def call_text(params: DataclassInstance, indent: int) -> str:
     """A parameters object as the call that makes it, one argument a line where a line is too short for all."""
     name = type(params).__name__
     arguments = []
     for entry in dataclasses.fields(params):
         value = getattr(params, entry.name)
-        text = call_text(value, indent + 4) if dataclasses.is_dataclass(value) else repr(value).replace("'", '"')
+        text = call_text(value, indent + 4) if _is_params(value) else repr(value).replace("'", '"')
         arguments.append(f"{entry.name}={text}")
     line = f"{name}({', '.join(arguments)})"
     if "\n" not in line and len(line) + indent < _LINE - 40:
@@ -242,7 +250,7 @@ def _constraints(emission: Emission) -> dict[str, str]:
     if target.family == "ice40":
         return {
             "constraints.pcf": (
-                f"# {emission.plan.graph.name} on {target.device}: add a line 'set_io <port> <pin>' for each pin of your board.\n"
+                f"# {emission.plan.graph.name} on {target.device}: add 'set_io <port> <pin>' for each pin of your board.\n"
             )
         }
     return {}
@@ -329,8 +337,8 @@ def _layer(plan: Plan, stage: Stage) -> dict[str, Any]:
         "in_format": _format(graph.format_of(node.inputs[0])),
         "out_format": _format(graph.format_of(node.name)),
     }
-    if isinstance(node, QConv2D):
-        core = stage.core
+    core = stage.core
+    if isinstance(node, QConv2D) and isinstance(core, ConvParams):
         layer |= {
             "rows": core.rows,
             "pes": core.pes,

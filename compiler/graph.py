@@ -202,6 +202,17 @@ class Graph:
                 return node
         raise KeyError(name)
 
+    def kernel(self, node: Node) -> Pair:
+        """The window of a convolution or a pool."""
+        if isinstance(node, MaxPool):
+            return node.kernel
+        kh, kw = self.weights[f"{node.name}.w"].shape[3:5]
+        return kh, kw
+
+    def integers(self, name: str) -> NDArray[np.int64]:
+        """An array of a quantized graph."""
+        return self.weights[name].astype(np.int64, copy=False)
+
     def consumers(self, name: str) -> tuple[Node, ...]:
         return tuple(node for node in self.nodes if name in node.inputs)
 

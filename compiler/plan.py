@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 from convfold.hdl.axi_stream import AxiStreamParams
 from convfold.hdl.conv import ConvParams
@@ -135,7 +136,7 @@ def _choices(graph: Graph, node: QConv2D | MaxPool) -> Iterator[_Choice]:
             cycles = pixels * beats(channels, lanes) * node.kernel[0] * node.kernel[1]
             yield _Choice(lanes, (1, 1), 1, 1, max(cycles, height * width * beats(channels, lanes)))
         return
-    kh, kw = graph.weights[f"{node.name}.w"].shape[3:5]
+    kh, kw = graph.kernel(node)
     for parallel in sorted({(1, 1), (kh, 1), (kh, kw)}):
         for lanes in _folds(channels):
             steps = (kh // parallel[0]) * (kw // parallel[1]) * beats(channels, lanes)
@@ -163,7 +164,7 @@ def _stage(graph: Graph, node: QConv2D | MaxPool, choice: _Choice, kinds: Mappin
     height, width, channels = graph.shapes[node.inputs[0]]
     form = graph.format_of(node.inputs[0])
     conv = isinstance(node, QConv2D)
-    kernel = tuple(graph.weights[f"{node.name}.w"].shape[3:5]) if conv else node.kernel
+    kernel = graph.kernel(node)
     filters = graph.shapes[node.name][2]
     words = beats(filters, choice.rows)
     banks = choice.parallel[0]
@@ -217,7 +218,7 @@ def accumulator_bits(graph: Graph, node: QConv2D) -> Range:
     """The range of a layer's accumulators, made signed: the hardware adds two's complement numbers."""
     form = graph.format_of(node.inputs[0])
     low, high = form.min_raw, form.max_raw
-    reach = accumulator_range(graph.weights[f"{node.name}.w"], graph.weights[f"{node.name}.b"], low, high)
+    reach = accumulator_range(graph.integers(f"{node.name}.w"), graph.integers(f"{node.name}.b"), low, high)
     return Range(min(reach.low, -1), reach.high)
 
 
@@ -228,7 +229,7 @@ def _adapters(graph: Graph, tensor: str, in_lanes: int, out_lanes: int) -> tuple
     widths = [in_lanes] + [common] * (common not in (in_lanes, out_lanes)) + [out_lanes]
     return tuple(
         LaneAdapterParams(channels, form.bits, form.signed, before, after)
-        for before, after in zip(widths, widths[1:], strict=False)
+        for before, after in pairwise(widths)
         if before != after
     )
 
@@ -236,7 +237,7 @@ def _adapters(graph: Graph, tensor: str, in_lanes: int, out_lanes: int) -> tuple
 def _assemble(graph: Graph, target: Target, choices: Mapping[str, _Choice]) -> Plan:
     memory = "ecp5" if target.family == "ecp5" else "behavioural"
     layers = [node for node in graph.nodes if isinstance(node, QConv2D | MaxPool)]
-    kinds = _multiplier_kinds(target, {n.name: c for n in layers if isinstance(n, QConv2D) and (c := choices[n.name])})
+    kinds = _multiplier_kinds(target, {node.name: choices[node.name] for node in layers if isinstance(node, QConv2D)})
     stages: list[Stage] = []
     for node in layers:
         stage = _stage(graph, node, choices[node.name], kinds, memory)

@@ -98,11 +98,12 @@ class _WindowStage:
             number = len(self.starts)
             opens_row = number % self.row_passes == 0
             time = 1  # grants are low in the first cycle
+            needed = self.needed
             if number:
                 time = self.starts[-1] + self.steps
             if opens_row:
                 row = number // self.row_passes % len(self.claims)
-                needed = self.needed + self.claims[row]
+                needed += self.claims[row]
                 if needed > len(self.stored):
                     break
                 if needed > 0:
@@ -115,8 +116,7 @@ class _WindowStage:
             if returned > 0:
                 time = max(time, self.sink.taken[returned - 1] + Credits.RETURN_CYCLES)
             self.starts.append(time)
-            if opens_row:
-                self.needed = needed
+            self.needed = needed
             words = self.words[number % len(self.words)]
             self.spent += words
             last_step = time + self.steps - 1 + START_TO_STEP

@@ -1,7 +1,7 @@
 """The rules of a graph, checked on the result of every step.
 
 A rule is a generator of faults, and `verify` raises the first one. In stage ``spec`` the fault is the user's;
-in the result of any later step it is a bug of ours, shown with the graph around it.
+in the result of a later step it is a bug of ours, shown with the graph around it.
 
 `Graph` derives all shapes when it is made, so a graph that is seen here has the arrays its shapes come from.
 """
@@ -57,11 +57,15 @@ Dims = tuple[int | str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A broken rule: at which node (or in the network as a whole), what, and what the user can do."""
+    """A broken rule: at which node (or in the network as a whole), what, and what the user can do.
+
+    ``by_user`` says that it is the user's in every stage.
+    """
 
     node: Node | None
     message: str
     hint: str = ""
+    by_user: bool = False
 
 
 Rule = Callable[[Graph], Iterator[Fault]]
@@ -73,14 +77,14 @@ def verify(graph: Graph, stage: str) -> Graph:
     In stage ``integer``, and wherever the input has an integer format, it holds only integer nodes and
     arrays. Elsewhere it holds only real ones.
 
-    *Raises* ``CompileError`` in stage ``spec``, and ``InternalError`` in any other.
+    *Raises* ``CompileError`` in stage ``spec`` and for numbers that overflow later; else ``InternalError``.
     """
     quantized = any(isinstance(node, Input) and node.format is not None for node in graph.nodes)
     rules = (*RULES, *(INTEGER_RULES if quantized or stage == INTEGER else REAL_RULES))
     fault = next(chain.from_iterable(rule(graph) for rule in rules), None)
     if fault is None:
         return graph
-    if stage == SPEC:
+    if stage == SPEC or fault.by_user:
         source = fault.node.source if fault.node else f"network {quote(graph.name)}"
         raise CompileError(source, fault.message, fault.hint)
     name = quote(fault.node.name) if fault.node else "the graph"
@@ -284,7 +288,8 @@ def real_arrays(graph: Graph) -> Iterator[Fault]:
         if array.dtype != np.float64:
             yield Fault(node, f"array {name!r} must hold float64, not {array.dtype}")
         elif not np.isfinite(array).all():
-            yield Fault(node, f"array {name!r} must be finite")
+            hint = "products of its weights and those of the layers folded into it overflow: scale them down"
+            yield Fault(node, f"array {name!r} must be finite", hint, by_user=True)
 
 
 # ------------------------------------------------------------------------------------ rules of integer graphs

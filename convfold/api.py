@@ -80,7 +80,8 @@ class Compiled:
         folder = Path(folder)
         if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or _is_build(folder))):
             raise CompileError(str(folder), "exists and is no build folder", "choose another folder with -o")
-        extra = {"accuracy": self.accuracy, "explanations": [str(entry) for entry in explain(self.network, self.folded)]}
+        explanations = [str(entry) for entry in explain(self.network, self.folded)]
+        extra = {"accuracy": self.accuracy, "explanations": explanations}
         files = emit(Emission(self.plan, self.network, self.source, self.source_sha256, extra))
         expected = golden.run(self.integers, self.vectors)[self.integers.outputs[0]]
         files["vectors.npz"] = npz_bytes({"inputs": self.vectors, "outputs": expected})
@@ -128,8 +129,8 @@ def compile(
 ) -> Compiled:
     """Compile a network file for a target, smallest or for ``fps`` frames a second.
 
-    *Shapes* ``calibration`` is an array of images ``(N, H, W, C)``, or an ``.npz`` with one called ``x``; ``test`` is an ``.npz``
-    with images ``x`` and labels ``y``.
+    *Shapes* ``calibration`` is an array of images ``(N, H, W, C)``, or an ``.npz`` with one called ``x``; ``test`` is an
+    ``.npz`` with images ``x`` and labels ``y``.
 
     *Raises* ``CompileError`` for anything wrong with the input.
     """

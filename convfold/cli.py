@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import click
 from rich.console import Console
@@ -82,7 +82,8 @@ def _read_build(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CompileError(str(folder), "is no build folder: it has no readable manifest.json", "run convfold compile") from error
+        message = "is no build folder: it has no readable manifest.json"
+        raise CompileError(str(folder), message, "run convfold compile") from error
     if not isinstance(manifest, dict) or "layers" not in manifest:
         raise CompileError(str(path), "is not a manifest of convfold's", "run convfold compile again")
     return manifest
@@ -126,9 +127,9 @@ calibration_option = click.option(
 @main.command("compile")
 @net_argument
 @click.option("--target", default="generic", show_default=True, help=f"One of {', '.join(TARGETS)}.")
-@click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Frames a second; the smallest engine without it.")
+@click.option("--fps", type=click.FloatRange(0, min_open=True), help="Frames a second; without it the smallest engine.")
 @calibration_option
-@click.option("--test", type=click.Path(path_type=Path), help="Labelled images (.npz with x, y): accuracy, and frames to simulate.")
+@click.option("--test", type=click.Path(path_type=Path), help="Labelled images (.npz with x, y) for accuracy and simulation.")
 @fold_option
 @force_option
 @click.option("--bits", type=click.IntRange(2, 16), default=8, show_default=True, help="Bits of activations.")
@@ -151,11 +152,11 @@ def compile_(
     fps: float | None,
     calibration: Path | None,
     test: Path | None,
-    fold_mode: str,
+    fold_mode: Literal["exact", "interior", "off"],
     force_fold: bool,
     bits: int,
     weight_bits: int,
-    method: str,
+    method: Literal["min-max", "percentile"],
     percentile: float,
     output: Path | None,
     as_json: bool,
@@ -188,11 +189,10 @@ def compile_(
 
 def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (
-        ("layer", "left"), ("op", "left"), ("output", "left"), ("multiplies", "right"), ("multipliers", "right"),
-        ("cycles", "right"), ("share", "right"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify)
+    for name in ("layer", "op", "output"):
+        table.add_column(name)
+    for name in ("multiplies", "multipliers", "cycles", "share"):
+        table.add_column(name, justify="right")
     for layer in manifest["layers"]:
         kernel = "×".join(map(str, layer["kernel"]))
         table.add_row(
@@ -234,7 +234,7 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
 @force_option
 @json_option
 @_reports_errors
-def explain(net: Path, fold_mode: str, force_fold: bool, as_json: bool) -> int:
+def explain(net: Path, fold_mode: Literal["exact", "interior", "off"], force_fold: bool, as_json: bool) -> int:
     """Say what is folded in NET, what is not and why, each claim checked numerically."""
     from dataclasses import asdict
 
@@ -297,7 +297,7 @@ def simulate(build: Path, frames: int | None, seed: int, waves: bool, simulator:
 
 @main.command()
 @build_argument
-@click.option("--freq", type=click.FloatRange(min=0, min_open=True), help="Clock to aim for, MHz [default: the planning clock].")
+@click.option("--freq", type=click.FloatRange(0, min_open=True), help="Clock to aim for, MHz [default: planning clock].")
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of the placer.")
 @click.option("--speed", type=click.Choice(["6", "7", "8"]), help="ECP5 speed grade [default: 6].")
 @json_option
@@ -318,7 +318,8 @@ def synth(build: Path, freq: float | None, seed: int, speed: str | None, as_json
         share = f"{found[name] / have:5.1%}" if have else "  -  "
         out.print(f"{label:<10} {found[name]:>7,} of {have:>7,}  {share}   estimated {manifest['estimate'][name]:,}")
     rate = found["fmax_mhz"] * 1e6 / manifest["interval_cycles"]
-    out.print(f"clock      {found['fmax_mhz']:.1f} MHz: {rate:,.0f} frames/s, {manifest['latency_cycles'] / found['fmax_mhz']:,.1f} µs latency")
+    latency = manifest["latency_cycles"] / found["fmax_mhz"]
+    out.print(f"clock      {found['fmax_mhz']:.1f} MHz: {rate:,.0f} frames/s, {latency:,.1f} µs latency")
     out.print(f"bitstream  {escape(str(build / found['bitstream']))}")
     if not found["met"]:
         err.print(

@@ -19,8 +19,8 @@ __all__ = ["AxiStreamIn", "AxiStreamOut", "AxiStreamParams"]
 class AxiStreamParams:
     """Frames of ``pixels · ceil(channels / lanes)`` beats; ``tlast`` marks the last.
 
-    Each lane fills whole bytes of ``tdata``, lane 0 lowest, sign- or zero-extended. Lanes beyond the last channel of a pixel are
-    ignored on the way in and zero on the way out.
+    Each lane fills whole bytes of ``tdata``, lane 0 lowest, sign- or zero-extended. Lanes beyond the last channel of a pixel
+    are ignored on the way in and zero on the way out.
 
     *Timing* ``latency`` 1 cycle each way, ``ii`` 1 cycle; ``tvalid``, ``tdata`` and ``tready`` are registered.
     *Source* Arm IHI 0051B, "AMBA AXI-Stream Protocol Specification".
@@ -79,8 +79,8 @@ class AxiStreamParams:
 class AxiStreamIn(wiring.Component):
     """Takes ``tdata/tvalid/tready/tlast`` and offers `o`.
 
-    A frame that ends early is filled up with zeros, one that ends late is cut, either way ``o_error`` stays set until reset, and
-    the frame after the next ``tlast`` is whole again: the engine behind never sees a frame of the wrong length.
+    A frame that ends early is filled up with zeros, one that ends late is cut. Either way ``o_error`` stays set until reset,
+    and the frame after the next ``tlast`` is whole again: the engine behind never sees a frame of the wrong length.
     """
 
     o: stream.Interface

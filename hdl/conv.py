@@ -25,9 +25,9 @@ __all__ = ["Conv", "ConvParams", "Credits"]
 class ConvParams:
     """One integer convolution: ``y = requantize(Σ w·x + b)`` at every output pixel, see `RequantizerParams`.
 
-    ``rows · pes`` output channels are computed at once, ``window.taps`` multiplies each: channel ``(n·pes + k)·rows + r`` is made
-    by row ``r`` in pass ``n``. The sums of a row share one requantizer, so output beats have ``rows`` lanes. Border classes
-    (``class_rows``, ``class_cols``: first output row and column of each) choose weights and biases.
+    ``rows · pes`` output channels are computed at once, ``window.taps`` multiplies each: channel ``(n·pes + k)·rows + r`` is
+    made by row ``r`` in pass ``n``. The sums of a row share one requantizer, so output beats have ``rows`` lanes. Border
+    classes (``class_rows``, ``class_cols``: first output row and column of each) choose weights and biases.
 
     *Shapes* input ``(height, width, channels)``; output ``(out_height, out_width, filters)``, raster order, ``rows`` lanes.
 
@@ -191,7 +191,7 @@ class ConvParams:
 
 
 class Credits(wiring.Component):
-    """Counts free places in an output queue and grants passes of ``pass_words`` words; every ``passes``-th makes ``tail_words``.
+    """Counts free places in an output queue and grants passes of ``pass_words`` words; every ``passes``-th has ``tail_words``.
 
     *Timing* a grant reflects every start before it; a place counts again `RETURN_CYCLES` after its word was taken.
     """

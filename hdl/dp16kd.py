@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Signal, Value
 
-__all__ = ["BlockPort", "dp16kd", "WORDS_OF_WIDTH"]
+__all__ = ["WORDS_OF_WIDTH", "BlockPort", "dp16kd"]
 
 WORDS_OF_WIDTH = {9: 2048, 18: 1024}
 """Depth of one block for each word width used here; both keep the parity bits."""

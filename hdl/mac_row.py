@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, signed
+from amaranth.hdl import Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -66,7 +66,9 @@ class MacRowParams:
         """hop, multiply, tree, accumulate, then ``pes`` hops through the chain and one register to enter it."""
         return 1 + self.multiplier_params.latency + self.tree_levels + 1 + self.pes + 1
 
-    def reference(self, steps: Iterable[tuple[Sequence[int], int, bool, bool]], words: Sequence[Sequence[Sequence[int]]]) -> Iterator[int]:
+    def reference(
+        self, steps: Iterable[tuple[Sequence[int], int, bool, bool]], words: Sequence[Sequence[Sequence[int]]]
+    ) -> Iterator[int]:
         """Sums in the order they leave, for steps of ``(samples, address, first, last)``; ``words[element][address][tap]``."""
         sums = [0] * self.pes
         for samples, address, first, last in steps:
@@ -77,6 +79,8 @@ class MacRowParams:
                 yield from reversed(sums)
 
     def create(self, words: Sequence[Sequence[Sequence[int]]]) -> MacRow:
+        if len(words) != self.pes:
+            raise ValueError(f"words must be given for {self.pes} elements, not {len(words)!r}")
         return MacRow(self, words)
 
 
@@ -84,8 +88,6 @@ class MacRow(wiring.Component):
     """See `MacRowParams`; ``words[element][address]`` holds ``taps`` weights."""
 
     def __init__(self, params: MacRowParams, words: Sequence[Sequence[Sequence[int]]]) -> None:
-        if len(words) != params.pes:
-            raise ValueError(f"words must be given for {params.pes} elements, not {len(words)!r}")
         self.params = params
         self.words = words
         super().__init__(

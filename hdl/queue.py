@@ -15,7 +15,8 @@ __all__ = ["Queue", "QueueParams"]
 class QueueParams:
     """A queue of ``depth_words`` payloads.
 
-    *Timing* ``latency`` 2 cycles through an empty queue, ``ii`` 1 cycle.
+    *Timing* ``latency`` 2 cycles through an empty queue; ``ii`` 1 cycle, but 2 for a depth of two, where the next word
+    is refused while one moves up.
     *Raises* ``ValueError`` for a depth below two (a single register cannot take a word every cycle).
     """
 
@@ -32,7 +33,7 @@ class QueueParams:
 
     @property
     def ii(self) -> int:
-        return 1
+        return 2 if self.depth_words == 2 else 1
 
     def create(self) -> Queue:
         return Queue(self)

@@ -69,6 +69,8 @@ class RomParams:
         return words[address]
 
     def create(self, words: Sequence[int]) -> Rom:
+        if len(words) != self.depth_words:
+            raise ValueError(f"words must number {self.depth_words}, not {len(words)!r}")
         return Rom(self, words)
 
 
@@ -76,8 +78,6 @@ class Rom(wiring.Component):
     """See `RomParams`. ``words`` are unsigned, ``width_bits`` wide."""
 
     def __init__(self, params: RomParams, words: Sequence[int]) -> None:
-        if len(words) != params.depth_words:
-            raise ValueError(f"words must number {params.depth_words}, not {len(words)!r}")
         self.params = params
         self.words = tuple(int(word) for word in words)
         super().__init__(

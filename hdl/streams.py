@@ -9,7 +9,7 @@ from __future__ import annotations
 from amaranth.hdl import Module, Mux, Shape, Signal, Value, ValueLike
 from amaranth.lib import data, stream
 
-__all__ = ["add_mod", "beat_layout", "beats", "beat_stream", "delay"]
+__all__ = ["add_mod", "beat_layout", "beat_stream", "beats", "delay"]
 
 
 def beat_layout(bits: int, signed: bool, lanes: int) -> data.ArrayLayout:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
@@ -162,7 +163,7 @@ class WindowParams:
     def claims(self) -> tuple[int, ...]:
         """Rows that must newly have come for each output row; the unread rows of the last frame count to the first."""
         needed = [self.needed_rows(row) for row in range(self.out_height)]
-        return (needed[0] + self.unread_rows, *(after - before for before, after in zip(needed, needed[1:], strict=False)))
+        return (needed[0] + self.unread_rows, *(after - before for before, after in pairwise(needed)))
 
     @property
     def releases(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -314,8 +315,6 @@ REAL: dict[str, tuple[Change, str, str]] = {
         "'edges'",
         "array 'edges.b' must hold float64, not int64",
     ),
-    "infinity": (arrays(norm_mean=one(math.inf)), "'norm'", "array 'norm.mean' must be finite"),
-    "nan": (arrays(norm_beta=one(math.nan)), "'norm'", "array 'norm.beta' must be finite"),
 }
 
 QUANTIZED: dict[str, tuple[Change, str, str]] = {
@@ -391,6 +390,18 @@ def test_a_network_of_nothing_is_sound() -> None:
     verify(Graph("net", graph.nodes[:1], ("image",), {}), "fold")
 
 
+def test_a_thousand_pools_keep_the_format_of_their_input() -> None:
+    """Deeper than Python may recurse."""
+    graph = integer_graph()
+    names = ["pool", *(f"pool{number}" for number in range(1100))]
+    pools = (
+        MaxPool(name=name, inputs=(before,), source="", kernel=(1, 1), stride=(1, 1))
+        for before, name in pairwise(names)
+    )
+    graph = replace(graph, nodes=(*graph.nodes, *pools), outputs=(names[-1],))
+    assert verify(graph, "integer").format_of(names[-1]) == UINT8
+
+
 @pytest.mark.parametrize("case", REAL)
 def test_broken_rules_of_real_graphs(case: str) -> None:
     change, name, rule = REAL[case]
@@ -411,6 +422,15 @@ def test_broken_rules_of_integer_graphs(case: str) -> None:
         InternalError, match=rf"^bug in convfold: after integer: {re.escape(f'{name}: {rule}')}(\n|$)"
     ):
         verify(graph, "integer")
+
+
+@pytest.mark.parametrize("stage", ["spec", "fold_cascades"])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_numbers_that_overflow_are_the_users(stage: str, value: float) -> None:
+    with pytest.raises(
+        CompileError, match=r"^net\.toml: norm: array 'norm\.mean' must be finite\n  fix: products of "
+    ):
+        verify(arrays(norm_mean=one(value))(real_graph()), stage)
 
 
 def test_stage_integer_takes_no_real_graph() -> None:

@@ -36,11 +36,18 @@ def unpack(payload: int, bits: int, signed: bool, lanes: int) -> list[int]:
 
 
 def simulate(design: Any, bench: Bench) -> None:
-    """Run a test bench to its end; ``design`` is a component, or what its ``elaborate`` returned."""
+    """Run a test bench to its end."""
     simulator = Simulator(design)
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench)
     simulator.run()
+
+
+def look_inside(dut: Any) -> Any:
+    """The submodules of a component that is simulated next, by name."""
+    module = dut.elaborate(None)
+    dut.elaborate = lambda _platform: module
+    return module.submodules
 
 
 def run_stream(
@@ -53,14 +60,12 @@ def run_stream(
     seed: int = 1,
     watch: Value | None = None,
     never: Value | None = None,
-    inside: Any = None,
 ) -> Run:
     """Send ``beats`` into ``dut.i`` and take ``count`` beats from ``dut.o``.
 
     Checks the stream rules at the output: while ``valid`` is high and ``ready`` low, neither ``valid`` nor payload
     changes. Fails with "k of n outputs" at the cycle limit, if a beat too many comes in the cycles after the last,
-    and if ``never`` is high in any cycle. ``inside`` is what ``dut.elaborate`` returned, where ``watch`` or ``never``
-    look into it.
+    and if ``never`` is high in any cycle.
     """
     rng = random.Random(seed)
     gaps = 0.5 if profile in ("input gaps", "both") else 0.0
@@ -101,7 +106,7 @@ def run_stream(
             await ctx.tick()
             cycle += 1
 
-    simulate(dut if inside is None else inside, bench)
+    simulate(dut, bench)
     assert len(run.payloads) == count, f"{len(run.payloads)} outputs instead of {count}"
     return run
 

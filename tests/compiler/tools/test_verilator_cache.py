@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from convfold.compiler.tools.verilator_cache import object_cache
 
 FAKE_COMPILER = """\
