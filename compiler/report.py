@@ -1,8 +1,8 @@
 """``report.html``: a build on one page, from its manifest alone.
 
-`report_html` reads the manifest into the frozen objects below, where every number is already a text or a length, and the
-template prints them. Simulation and synthesis add their results to the manifest later; until then the page says which
-command does.
+`report_html` reads the manifest into the frozen objects below, where every number is already a text or a length, and
+the template prints them. Simulation and synthesis add their results to the manifest later; until then the page says
+which command does.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _RULES = {
 }
 _CARD, _ARROW, _EDGE = 148, 66, 96
 """Widths in the drawing of the pipeline: a layer, the arrow in front of it, input and output."""
+_ROW = 4
+"""So many layers stand in one row with narrow ends."""
 _STRIP = 1000
 """Length of the strips that compare multiplies and the hops of the critical path."""
 
@@ -46,7 +48,7 @@ def report_html(manifest: Mapping[str, Any]) -> str:
     return render("report.html.j2", page=read_report(manifest))
 
 
-# ------------------------------------------------------------------------------------------------- what the template prints
+# --------------------------------------------------------------------------------------------- what the template prints
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One drawing of the pipeline: an arrow that carries ``shape``, and what it leads to, ``x`` to the right."""
+    """One drawing of the pipeline: an arrow that carries ``shape``, and the box it leads to, ``x`` to the right."""
 
     kind: str
     label: str
     width: int
     x: int
+    box: int
     shape: str
     name: str
     lines: tuple[str, ...]
@@ -235,7 +238,7 @@ class Report:
     commands: tuple[str, ...]
 
 
-# -------------------------------------------------------------------------------------------------------- reading the manifest
+# ------------------------------------------------------------------------------------------------- reading the manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +284,10 @@ class Record:
         value: list[int] = self._value(key, "a list of integers", _list_of(_is_integer))
         return value
 
+    def pairs(self, key: str) -> list[list[int]]:
+        value: list[list[int]] = self._value(key, "a list of lists of integers", _list_of(_list_of(_is_integer)))
+        return value
+
     def record(self, key: str) -> Record:
         values = self._value(key, "an object", lambda value: isinstance(value, Mapping))
         return Record(values, self._path(key))
@@ -313,7 +320,7 @@ def _list_of(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list | tuple) and all(good(entry) for entry in value)
 
 
-# -------------------------------------------------------------------------------------------------------------------- the page
+# ------------------------------------------------------------------------------------------------------------- the page
 
 
 def read_report(manifest: Mapping[str, Any]) -> Report:
@@ -382,7 +389,7 @@ def _steps(simulation: Record | None, synthesis: Record | None) -> tuple[Step, .
     return tuple(steps)
 
 
-# -------------------------------------------------------------------------------------------------------------------- verdicts
+# ------------------------------------------------------------------------------------------------------------- verdicts
 
 
 def _verdicts(
@@ -427,12 +434,13 @@ def _fit(build: Record, synthesis: Record | None) -> Verdict:
     over = [key for key, limit in have.items() if limit is not None and need.count(key) > limit]
     rest = ", ".join(f"{RESOURCES[key]} {_percent(share)}" for key, share in shares.items() if key != fullest)
     details = (f"of the {RESOURCES[fullest]} of {build.text('target')}, {origin}", rest)
-    return Verdict("Does not fit" if over else "Fits", _percent(shares[fullest]), "", details, "bad" if over else "good")
+    label, state = ("Does not fit", "bad") if over else ("Fits", "good")
+    return Verdict(label, _percent(shares[fullest]), "", details, state)
 
 
 def _proof(simulation: Record | None) -> Verdict:
     if simulation is None:
-        return Verdict("Proof", "–", "", ("not simulated yet",), "open")
+        return Verdict("Simulation", "–", "", ("not simulated yet",), "open")
     profiles = simulation.records("profiles")
     wrong = sum(profile.count("mismatches") for profile in profiles)
     beats = sum(profile.count("beats") for profile in profiles)
@@ -441,11 +449,11 @@ def _proof(simulation: Record | None) -> Verdict:
         f"{_plural(simulation.count('frames'), 'frame')}, {_plural(len(profiles), 'stall profile')}",
     )
     if simulation.flag("passed"):
-        return Verdict("Proof", "bit-exact", "", details, "good")
-    return Verdict("Proof", _count(wrong) if wrong else "failed", "mismatches" if wrong else "", details, "bad")
+        return Verdict("Simulation", "bit-exact", "", details, "good")
+    return Verdict("Simulation", _count(wrong) if wrong else "failed", "mismatches" if wrong else "", details, "bad")
 
 
-# -------------------------------------------------------------------------------------------------------------------- pipeline
+# ------------------------------------------------------------------------------------------------------------- pipeline
 
 
 def _is_bottleneck(layer: Record, layers: Sequence[Record]) -> bool:
@@ -453,13 +461,17 @@ def _is_bottleneck(layer: Record, layers: Sequence[Record]) -> bool:
 
 
 def _cards(build: Record, layers: Sequence[Record]) -> Iterator[Card]:
+    one_row = len(layers) <= _ROW
+    edge = _EDGE if one_row else _CARD
+    start = 0 if one_row else _ARROW  # further rows begin with an arrow; the boxes then stand below one another
     source = build.record("input")
     lines = (_shape(source.integers("shape")), _kind(source))
-    yield Card("edge", f"Input: {', '.join(lines)}", _EDGE, 0, "", _short(source.text("name"), 12), lines)
+    name = _short(source.text("name"), 10 if one_row else 16)
+    yield Card("edge", f"Input {source.text('name')}: {', '.join(lines)}", start + edge, start, edge - 2, "", name, lines)
     for layer in layers:
         hot = _is_bottleneck(layer, layers)
         share, cycles = layer.number("share"), _count(layer.count("cycles"))
-        kernel = f" {_pair(layer.integers('kernel'))}" if layer.has("kernel") else ""
+        kernel = f" {_shape(layer.integers('kernel'))}" if layer.has("kernel") else ""
         count = layer.count("multipliers")
         multipliers = _plural(count, "multiplier") if count else "no multipliers"
         label = (
@@ -471,8 +483,9 @@ def _cards(build: Record, layers: Sequence[Record]) -> Iterator[Card]:
             label=label,
             width=_ARROW + _CARD,
             x=_ARROW,
+            box=_CARD - 2,
             shape=_shape(layer.integers("in_shape")),
-            name=_short(layer.text("name"), 17),
+            name=_short(layer.text("name"), 16),
             lines=(f"{_op(layer)}{kernel}", multipliers),
             share=f"{cycles} cycles, {_percent(share)}",
             bar=round(min(share, 1.0) * (_CARD - 24), 1),
@@ -482,16 +495,14 @@ def _cards(build: Record, layers: Sequence[Record]) -> Iterator[Card]:
         lines = (_shape(output.integers("shape")), _kind(output))
         shape = _shape(output.integers("shape"))
         label = f"Output {output.text('name')}: {', '.join(lines)}"
-        yield Card("edge", label, _ARROW + _EDGE, _ARROW, shape, "output", lines)
+        yield Card("edge", label, _ARROW + edge, _ARROW, edge - 2, shape, "output", lines)
 
 
 def _pace(build: Record, layers: Sequence[Record]) -> str:
     interval = build.positive("interval_cycles")
     slowest = max(layer.count("cycles") for layer in layers)
-    names = [f"'{layer.text('name')}'" for layer in layers if layer.count("cycles") == slowest]
-    listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
-    if len(names) > 4:
-        listed = f"{len(names)} layers of equal length, first {names[0]},"
+    names = [layer.text("name") for layer in layers if layer.count("cycles") == slowest]
+    listed = _listed(names) if len(names) <= 4 else f"{len(names)} layers of equal length, first {_listed(names[:1])},"
     verb = "set" if names[1:] else "sets"
     if slowest == interval:
         return f"{listed} {verb} the pace: {_count(slowest)} cycles a frame."
@@ -500,16 +511,12 @@ def _pace(build: Record, layers: Sequence[Record]) -> str:
 
 
 def _layer_row(layer: Record, bottleneck: bool) -> LayerRow:
-    window: list[str] = []
+    window, parallel, taps, multipliers, weights = ["–"], ["–"], "–", ["–"], ["–"]
     if layer.has("kernel"):
-        window.append(f"{_pair(layer.integers('kernel'))} / {_pair(layer.integers('stride'))}")
-        window += _padding(layer)
-    parallel: tuple[str, ...] = ("–",)
-    taps, multipliers, weights = "–", ["–"], ["–"]
+        window = [f"{_shape(layer.integers('kernel'))} / {_shape(layer.integers('stride'))}", *_padding(layer)]
     if layer.has("rows"):
         rows, pes = layer.positive("rows"), layer.positive("pes")
-        parallel = (_count(rows * pes), f"{rows} × {pes}")
-        taps = _count(layer.positive("taps"))
+        parallel, taps = [_count(rows * pes), f"{rows} × {pes}"], _count(layer.positive("taps"))
         multipliers = [_count(layer.count("multipliers")), layer.text("multiplier")]
         weights = [_count(layer.count("weights")), f"{layer.count('weight_bits')} bits, acc {layer.count('acc_bits')}"]
         if layer.count("border_classes") > 1:
@@ -520,10 +527,10 @@ def _layer_row(layer: Record, bottleneck: bool) -> LayerRow:
         op=_op(layer),
         source=layer.text("source"),
         shapes=(_shape(layer.integers("in_shape")), _shape(layer.integers("out_shape"))),
-        window=tuple(window or ["–"]),
+        window=tuple(window),
         formats=(_format(layer.record("in_format")), _format(layer.record("out_format"))),
         macs=_count(layer.count("macs")),
-        parallel=parallel,
+        parallel=tuple(parallel),
         taps=taps,
         multipliers=tuple(multipliers),
         weights=tuple(weights),
@@ -537,7 +544,7 @@ def _layer_row(layer: Record, bottleneck: bool) -> LayerRow:
 
 
 def _padding(layer: Record) -> list[str]:
-    pads = layer._value("padding", "two pairs of integers", _list_of(_list_of(_is_integer)))
+    pads = layer.pairs("padding")
     sides = [side for pair in pads for side in pair]
     if not any(sides):
         return []
@@ -546,7 +553,7 @@ def _padding(layer: Record) -> list[str]:
     return ["padding " + ", ".join("+".join(map(str, pair)) for pair in pads)]
 
 
-# --------------------------------------------------------------------------------------------------------------------- folding
+# -------------------------------------------------------------------------------------------------------------- folding
 
 
 def _homes(build: Record, layers: Sequence[Record]) -> list[int | None]:
@@ -628,7 +635,7 @@ def _engine(layers: Sequence[Record], home: int | None, span: int) -> Engine:
     if home is None:
         return Engine(span, "–", "", "–", "none")
     layer = layers[home]
-    kernel = f" {_pair(layer.integers('kernel'))}" if layer.has("kernel") else ""
+    kernel = f" {_shape(layer.integers('kernel'))}" if layer.has("kernel") else ""
     text = f"{_op(layer)}{kernel}, {_shape(layer.integers('out_shape'))}"
     return Engine(span, layer.text("name"), text, _count(layer.count("macs")), _colour(home))
 
@@ -639,14 +646,11 @@ def _strips(build: Record, layers: Sequence[Record], longest: int) -> tuple[Stri
         for node, home in zip(build.records("network"), _homes(build, layers), strict=True)
     ]
     made = [(layer.text("name"), layer.count("macs"), _colour(n)) for n, layer in enumerate(layers)]
-    return tuple(
-        Strip(
-            name,
-            _count(sum(amount for _name, amount, _colour in parts)),
-            _segments([(part, amount, colour, f"{_count(amount)} multiplies") for part, amount, colour in parts], longest),
-        )
-        for name, parts in (("As written", nodes), ("As built", made))
-    )
+    strips = []
+    for name, parts in (("As written", nodes), ("As built", made)):
+        told = [(part, amount, colour, f"{_count(amount)} multiplies") for part, amount, colour in parts]
+        strips.append(Strip(name, _count(sum(amount for _part, amount, _shade in parts)), _segments(told, longest)))
+    return tuple(strips)
 
 
 def _segments(parts: Sequence[tuple[str, float, str, str]], longest: float) -> tuple[Segment, ...]:
@@ -658,9 +662,15 @@ def _segments(parts: Sequence[tuple[str, float, str, str]], longest: float) -> t
             continue
         x, width = _STRIP * reached / longest, _STRIP * amount / longest
         reached += amount
-        shown = label if len(label) * 7.5 + 12 < width else ""
         segments.append(
-            Segment(round(x, 1), round(max(width - 1.5, 0.5), 1), round(x + width / 2, 1), shown, f"{label}: {text}", colour)
+            Segment(
+                x=round(x, 1),
+                width=round(max(width - 1.5, 0.5), 1),
+                middle=round(x + width / 2, 1),
+                label=label if len(label) * 7.5 + 12 < width else "",
+                title=f"{label}: {text}",
+                colour=colour,
+            )
         )
     return tuple(segments)
 
@@ -669,11 +679,11 @@ def _colour(number: int) -> str:
     return f"c{number % COLOURS}"
 
 
-# ------------------------------------------------------------------------------------------------------------------- decisions
+# ------------------------------------------------------------------------------------------------------------ decisions
 
 
 def _decisions(build: Record) -> tuple[tuple[DecisionText, ...], tuple[DecisionText, ...]]:
-    """What was done and what was refused. The explanations belong to the first decisions; the rest speak for themselves."""
+    """What was done and what was refused. Explanations belong to the first decisions; the rest speak for themselves."""
     decisions = build.records("decisions")
     explanations = build.texts("explanations") if build.has("explanations") else []
     if len(explanations) > len(decisions):
@@ -692,15 +702,15 @@ def _decision(decision: Record, explanation: str) -> DecisionText:
     if explanation:
         title, *details = [line.strip() for line in explanation.splitlines()]
         return DecisionText(title.removesuffix("."), details[0] if details else "", tuple(details[1:]), warning)
-    layers = ", ".join(f"'{layer}'" for layer in decision.texts("layers"))
-    reason = decision.text("reason")
+    layers, reason = decision.texts("layers"), decision.text("reason")
+    listed = _listed(layers) if len(layers) <= 4 else f"{len(layers)} layers"
+    title = f"Quantized {listed}" if decision.text("rule") == "quantize" else f"{_op(decision, 'rule').capitalize()}: {listed}"
     before, after = decision.count("macs_before"), decision.count("macs_after")
-    details = [f"Multiplies a frame: {_count(before)} → {_count(after)} ({_change(before, after)})."] if before != after else []
-    title = f"{_op(decision, 'rule').capitalize()}: {layers}"
-    return DecisionText(title, f"{reason[:1].upper()}{reason[1:]}.", tuple(details), warning)
+    change = f"Multiplies a frame: {_count(before)} → {_count(after)} ({_change(before, after)})."
+    return DecisionText(title, f"{reason[:1].upper()}{reason[1:]}.", (change,) if before != after else (), warning)
 
 
-# --------------------------------------------------------------------------------------------------------------------- numbers
+# -------------------------------------------------------------------------------------------------------------- numbers
 
 
 def _accuracy(accuracy: Record) -> Table:
@@ -709,11 +719,11 @@ def _accuracy(accuracy: Record) -> Table:
     for key, name in (("float", "floating point, as written"), ("integer", "integers, as built")):
         share = accuracy.number(key)
         rows.append((name, _percent(share, 2), f"{_count(round(share * samples))} of {_count(samples)}"))
-    points = 100 * (accuracy.number("integer") - accuracy.number("float"))
-    rows.append(("difference", f"{points:+.2f} points".replace("-", "−"), ""))
+    points = round(100 * (accuracy.number("integer") - accuracy.number("float")), 2)
+    rows.append(("lost by quantization", f"{-points or 0.0:.2f} points".replace("-", "−"), ""))
     folding = f"{accuracy.number('folding_difference'):.1e}"
-    rows.append(("folding alone, greatest difference of an output", folding, "of the greatest output"))
-    return Table("Accuracy on labelled data", ("", "Accuracy", "Samples"), tuple(rows))
+    rows.append(("changed by folding alone", folding, "of the greatest output"))
+    return Table("Accuracy on labelled data", ("", "Right", "Samples"), tuple(rows))
 
 
 def _edges(build: Record) -> Table:
@@ -734,7 +744,7 @@ def _edges(build: Record) -> Table:
     return Table("AXI4-Stream ports: raster order, channels fastest", columns, tuple(rows))
 
 
-# ------------------------------------------------------------------------------------------------------------------- resources
+# ------------------------------------------------------------------------------------------------------------ resources
 
 
 def _available(build: Record, synthesis: Record | None) -> dict[str, int | None]:
@@ -753,7 +763,8 @@ def _resources(build: Record, synthesis: Record | None) -> tuple[Gauge, ...]:
         limit = have[key]
         used = synthesis.count(key) if synthesis else None
         best = estimate.count(key) if used is None else used
-        cells = (_count(estimate.count(key)), "–" if used is None else _count(used), "–" if limit is None else _count(limit))
+        counts = (estimate.count(key), used, limit)
+        cells = tuple("–" if number is None else _count(number) for number in counts)
         over = limit is not None and best > limit
         gauges.append(
             Gauge(
@@ -786,11 +797,12 @@ def _synthesis(synthesis: Record) -> Synthesis:
     relation = "meets" if met else "misses"
     clocks = synthesis.record("clocks")
     path = synthesis.records("critical_path")
-    rows, reached = [], 0.0
+    rows, parts, reached = [], [], 0.0
     for hop in path:
-        reached += hop.number("ns")
-        rows.append((_kind_of(hop), hop.text("from"), hop.text("to"), f"{hop.number('ns'):.2f}", f"{reached:.2f}"))
-    parts = [(_kind_of(hop), hop.number("ns"), _PATH_COLOURS.get(_kind_of(hop), "none"), f"{hop.number('ns'):.2f} ns") for hop in path]
+        ns, kind = hop.number("ns"), hop.text("kind") if hop.has("kind") else "hop"
+        reached += ns
+        rows.append((kind, hop.text("from"), hop.text("to"), f"{ns:.2f}", f"{reached:.2f}"))
+        parts.append((kind, ns, _PATH_COLOURS.get(kind, "none"), f"{ns:.2f} ns"))
     return Synthesis(
         met=met,
         summary=f"Routed for {fmax:.4g} MHz, which {relation} the {asked:g} MHz asked for.",
@@ -802,10 +814,6 @@ def _synthesis(synthesis: Record) -> Synthesis:
 
 
 _PATH_COLOURS = {"clk-to-q": "c4", "logic": "c0", "routing": "c1", "setup": "c3"}
-
-
-def _kind_of(hop: Record) -> str:
-    return hop.text("kind") if hop.has("kind") else "hop"
 
 
 def _clocks(clocks: Mapping[str, float], asked: float) -> tuple[Gauge, ...]:
@@ -833,11 +841,11 @@ def _facts(synthesis: Record) -> Table:
     if synthesis.has("wrapper"):
         wrapper = synthesis.record("wrapper")
         cost = ", ".join(f"{wrapper.count(key)} {RESOURCES.get(key, key)}" for key in wrapper.values)
-        rows.append(("Pin wrapper", f"the ports outnumber the pins; the shift registers round them take at most {cost}"))
+        rows.append(("Pin wrapper", f"more port bits than pins: shift registers round the top, at most {cost}"))
     return Table("Place and route", ("", ""), tuple(rows), words=True)
 
 
-# ------------------------------------------------------------------------------------------------------------------ simulation
+# ----------------------------------------------------------------------------------------------------------- simulation
 
 
 def _simulation(build: Record, simulation: Record) -> Simulation:
@@ -871,7 +879,7 @@ def _simulation(build: Record, simulation: Record) -> Simulation:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------ provenance
+# ----------------------------------------------------------------------------------------------------------- provenance
 
 
 def _versions(build: Record, simulation: Record | None, synthesis: Record | None) -> Table:
@@ -894,7 +902,7 @@ def _commands(build: Record) -> tuple[str, ...]:
     return command, "convfold simulate BUILD", "convfold synth BUILD", "convfold report BUILD"
 
 
-# ----------------------------------------------------------------------------------------------------------------------- texts
+# ---------------------------------------------------------------------------------------------------------------- texts
 
 
 def _count(number: int) -> str:
@@ -905,7 +913,13 @@ def _plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def _listed(names: Sequence[str]) -> str:
+    quoted = [f"'{name}'" for name in names]
+    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if quoted[1:] else quoted)
+
+
 def _rate(number: float) -> str:
+    """Three digits, or all of them before the point."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
@@ -924,22 +938,13 @@ def _change(before: int, after: int) -> str:
 
 def _duration(seconds: float) -> tuple[str, str]:
     """Three digits and the unit."""
-    value, unit = seconds, "s"
-    for unit in ("s", "ms", "µs"):
-        if value >= 1:
-            break
-        value *= 1000
-    else:
-        unit, value = "ns", value
-    return (f"{value:,.0f}" if value >= 100 else f"{value:.3g}"), unit
+    units = ((1, "s"), (1e3, "ms"), (1e6, "µs"), (1e9, "ns"))
+    factor, unit = next((unit for unit in units if seconds * unit[0] >= 1), units[-1])
+    return _rate(seconds * factor), unit
 
 
 def _shape(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
-
-
-def _pair(pair: Sequence[int]) -> str:
-    return "×".join(map(str, pair))
 
 
 def _op(record: Record, key: str = "op") -> str:
@@ -956,4 +961,5 @@ def _format(form: Record) -> str:
 
 
 def _short(name: str, length: int) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    """A name without its middle: what tells layers apart stands at either end."""
+    return name if len(name) <= length else f"{name[: length // 2]}…{name[1 - length // 2 :]}"

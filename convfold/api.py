@@ -31,7 +31,7 @@ from convfold.sim import golden
 
 from .data import Samples, load_samples
 
-__all__ = ["Compiled", "compile", "load_network"]
+__all__ = ["Compiled", "compile"]
 
 VECTORS = 64
 """Frames kept in ``vectors.npz`` for simulation."""
@@ -105,17 +105,6 @@ def _is_build(folder: Path) -> bool:
         return False
 
 
-def load_network(net: str | Path) -> Graph:
-    """The graph of a network file: ``.toml`` or ``.json``.
-
-    *Raises* ``CompileError`` for a file of another kind, and for everything that is wrong inside.
-    """
-    path = Path(net)
-    if path.suffix not in (".toml", ".json"):
-        raise CompileError(str(path), f"files of kind '{path.suffix}' are not known", "give a .toml or .json network")
-    return verify(load_spec(path), "spec")
-
-
 def compile(
     net: str | Path,
     target: str = "generic",
@@ -137,7 +126,7 @@ def compile(
     path = Path(net)
     chip = get_target(target)
     progress("import")
-    network = load_network(path)
+    network = load_spec(path)
     images = calibration if isinstance(calibration, np.ndarray) else None
     if isinstance(calibration, str | Path):
         images = load_samples(Path(calibration), network).images

@@ -238,12 +238,12 @@ def explain(net: Path, fold_mode: Literal["exact", "interior", "off"], force_fol
     """Say what is folded in NET, what is not and why, each claim checked numerically."""
     from dataclasses import asdict
 
-    from convfold.api import load_network
     from convfold.compiler.explain import explain as explain_graphs
     from convfold.compiler.explain import summarize
     from convfold.compiler.passes import Options, fold
+    from convfold.compiler.spec import load_spec
 
-    before = load_network(net)
+    before = load_spec(net)
     after = fold(before, Options(fold=fold_mode, force=force_fold))
     entries = explain_graphs(before, after)
     if as_json:

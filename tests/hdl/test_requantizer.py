@@ -1,0 +1,175 @@
+"""Requantizer: both forms against the formula, on corners, ties and saturation, for every shift."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from fractions import Fraction
+
+import pytest
+
+from convfold.hdl.border import BorderWalkParams
+from convfold.hdl.requantizer import MULTIPLIER_BITS, RequantizerParams
+from tests.hdl.bench import run_clocked
+
+MULTIPLIERS = (0, 1, 2, 3, 1 << 8, 1 << 15, 1 << 16, (1 << 16) + 1, 98_765, (1 << MULTIPLIER_BITS) - 1)
+ONE_PIXEL = BorderWalkParams(1, 1)
+
+
+def requantizer(
+    shift: int,
+    acc_bits: int = 20,
+    out_bits: int = 8,
+    out_signed: bool = True,
+    zero_point: int = 0,
+    serial: bool = False,
+    slots: int = len(MULTIPLIERS),
+    words: int = len(MULTIPLIERS),
+    walk: BorderWalkParams = ONE_PIXEL,
+    low: int | None = None,
+    high: int | None = None,
+) -> RequantizerParams:
+    least, most = (-(1 << out_bits - 1), (1 << out_bits - 1) - 1) if out_signed else (0, (1 << out_bits) - 1)
+    return RequantizerParams(
+        slots=slots,
+        words=words,
+        walk=walk,
+        acc_bits=acc_bits,
+        out_bits=out_bits,
+        out_signed=out_signed,
+        shift=shift,
+        low=least if low is None else low,
+        high=most if high is None else high,
+        zero_point=zero_point,
+        serial=serial,
+    )
+
+
+def by_definition(params: RequantizerParams, acc: int, bias: int, multiplier: int) -> int:
+    """Round half up, exactly; then the zero point; then the limits."""
+    real = Fraction((acc + bias) * multiplier, 1 << params.shift)
+    rounded = (real + Fraction(1, 2)).__floor__() + params.zero_point
+    return max(params.low, min(params.high, rounded))
+
+
+def sums_of(params: RequantizerParams, multipliers: Sequence[int], count: int) -> list[list[int]]:
+    """For each multiplier: the extremes, values at and beside ties, at and beside the limits, and random ones."""
+    least, most = -(1 << params.acc_bits - 1), (1 << params.acc_bits - 1) - 1
+    lists = []
+    for multiplier in multipliers:
+        values = [least, least + 1, -1, 0, 1, most]
+        for target in (params.low - params.zero_point, params.high - params.zero_point, 0, -1, 1, 2):
+            tie = (((2 * target + 1) << params.shift) // 2) // max(multiplier, 1)
+            values += [tie - 1, tie, tie + 1]
+        values = [value for value in values if least <= value <= most]
+        values += [random.randint(least, most) for _ in range(count)]
+        lists.append(values)
+    longest = max(len(values) for values in lists)
+    return [values + [0] * (longest - len(values)) for values in lists]
+
+
+def check(params: RequantizerParams, multipliers: Sequence[int], biases: Sequence[Sequence[int]], sums: list[int]) -> None:
+    """Feed sums as fast as allowed: results are those of the definition, each ``latency`` cycles after its sum."""
+    dut = params.create(multipliers, biases)
+    values: list[tuple[int, int]] = []
+    due: list[tuple[int, int]] = []
+    classes = list(params.walk.reference())
+    for n, acc in enumerate(sums):
+        pixel, slot = divmod(n, params.slots)
+        if slot < params.words:
+            bias, multiplier = biases[classes[pixel % len(classes)]][slot], multipliers[slot]
+            assert -(1 << params.acc_bits - 1) <= acc + bias < 1 << params.acc_bits - 1
+            result = by_definition(params, acc, bias, multiplier)
+            assert params.reference(acc, bias, multiplier) == result
+            due.append((len(values) + params.latency, result))
+        values.append((1, acc))
+        values += [(0, random.getrandbits(params.acc_bits) - (1 << params.acc_bits - 1))] * (params.ii - 1)
+    values += [(0, 0)] * (params.latency + 5)
+    seen = run_clocked(dut, [dut.i_valid, dut.i], values, [dut.o_valid, dut.o])
+    assert [(cycle, value) for cycle, (valid, value) in enumerate(seen) if valid] == due
+
+
+def interleaved(lists: list[list[int]]) -> list[int]:
+    return [value for line in zip(*lists, strict=True) for value in line]
+
+
+@pytest.mark.parametrize("shift", range(1, 41))
+def test_every_shift(shift: int) -> None:
+    params = requantizer(shift, zero_point=random.choice((0, 0, -3, 17)))
+    check(params, MULTIPLIERS, [[0] * len(MULTIPLIERS)], interleaved(sums_of(params, MULTIPLIERS, 4)))
+
+
+@pytest.mark.parametrize("shift", [1, 2, 15, 16, 17, 18, 19, 24, 40])
+def test_every_kind_of_shift_serially(shift: int) -> None:
+    multipliers = (1, 1 << 16, 98_765, (1 << MULTIPLIER_BITS) - 1)
+    params = requantizer(shift, slots=4, words=4, serial=True, zero_point=random.choice((0, -3, 17)))
+    check(params, multipliers, [[0] * 4], interleaved(sums_of(params, multipliers, 4)))
+
+
+@pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize(
+    "params",
+    [
+        requantizer(16, acc_bits=8, out_bits=2),
+        requantizer(20, acc_bits=8, out_bits=16),
+        requantizer(14, acc_bits=26, out_bits=16, zero_point=-32_000),
+        requantizer(30, acc_bits=40, out_bits=8, out_signed=False, zero_point=255),
+        requantizer(18, out_signed=False, zero_point=3),
+        requantizer(18, low=0, high=5),
+        requantizer(18, low=-7, high=-7),
+        requantizer(17, out_bits=4, zero_point=-8, low=-8, high=3),
+        requantizer(3, acc_bits=4, out_bits=3, out_signed=False, low=1, high=6),
+    ],
+    ids=str,
+)
+def test_formats_and_limits(params: RequantizerParams, serial: bool) -> None:
+    multipliers = (0, 1, 1 << 16, 98_765)
+    params = requantizer(
+        params.shift, params.acc_bits, params.out_bits, params.out_signed, params.zero_point, serial, 4, 4,
+        low=params.low, high=params.high,
+    )  # fmt: skip
+    check(params, multipliers, [[0] * 4], interleaved(sums_of(params, multipliers, 6)))
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_biases_of_border_classes_and_fillers(serial: bool) -> None:
+    """Three words in four slots over two frames: fillers vanish, and every class has its bias."""
+    walk = BorderWalkParams(3, 4, rows=(0, 1), cols=(0, 1, 3))
+    params = requantizer(17, acc_bits=24, serial=serial, slots=4, words=3, walk=walk)
+    biases = [[random.randint(-(1 << 20), 1 << 20) for _ in range(3)] for _ in range(walk.count)]
+    sums = [random.randint(-(1 << 20), 1 << 20) >> random.randint(0, 20) for _ in range(2 * 12 * 4)]
+    check(params, [1, 77, 131_071], biases, sums)
+
+
+def test_fillers_only_at_the_end_of_a_pixel() -> None:
+    params = requantizer(4, slots=6, words=1)
+    check(params, [9], [[5]], [random.randint(-500, 500) for _ in range(30)])
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_pauses_do_not_matter(serial: bool) -> None:
+    params = requantizer(10, slots=2, words=2, serial=serial)
+    dut = params.create([5, 700], [[3, -4]])
+    sums = [random.randint(-999, 999) for _ in range(20)]
+    values: list[tuple[int, int]] = []
+    for acc in sums:
+        values += [(1, acc), *[(0, 12_345)] * (params.ii - 1 + random.randrange(4))]
+    values += [(0, 0)] * (params.latency + 3)
+    seen = run_clocked(dut, [dut.i_valid, dut.i], values, [dut.o_valid, dut.o])
+    expected = [by_definition(params, acc, (3, -4)[n % 2], (5, 700)[n % 2]) for n, acc in enumerate(sums)]
+    assert [value for valid, value in seen if valid] == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"words": 0}, r"^words must be 1 to 10, not 0$"),
+        ({"words": 11}, r"^words must be 1 to 10, not 11$"),
+        ({"shift": 0}, r"^shift must be at least 1, not 0$"),
+        ({"low": 4, "high": 3}, r"^low must not exceed high, not \(4, 3\)$"),
+    ],
+)
+def test_what_is_refused(change: dict[str, int], message: str) -> None:
+    arguments = {"shift": 5, **change}
+    with pytest.raises(ValueError, match=message):
+        requantizer(**arguments)
