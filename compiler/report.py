@@ -398,16 +398,16 @@ def _verdicts(
     latency, interval = build.positive("latency_cycles"), build.positive("interval_cycles")
     mhz = synthesis.number("fmax_mhz") if synthesis else build.number("plan_mhz")
     planned = f"{_rate(build.number('frames_per_second'))} at the planned {build.number('plan_mhz'):g} MHz"
+    pace = f"a frame every {_count(interval)} cycles"
     if synthesis:
-        details = (f"at {mhz:.4g} MHz, as routed", planned)
-        fps = mhz * 1e6 / interval
+        clock = f"at {mhz:.4g} MHz, as routed"
+        yield Verdict("Throughput", _rate(mhz * 1e6 / interval), "frames/s", (clock, planned, pace))
     else:
-        details = (f"at the planned {mhz:g} MHz",)
-        fps = build.number("frames_per_second")
-    yield Verdict("Throughput", _rate(fps), "frames/s", (*details, f"a frame every {_count(interval)} cycles"))
+        clock = f"at the planned {mhz:g} MHz"
+        yield Verdict("Throughput", _rate(build.number("frames_per_second")), "frames/s", (clock, pace))
 
     value, unit = _duration(latency / (mhz * 1e6)) if mhz else ("–", "")
-    yield Verdict("Latency", value, unit, (f"{_count(latency)} cycles, first beat in to last beat out", details[0]))
+    yield Verdict("Latency", value, unit, (f"{_count(latency)} cycles, first beat in to last beat out", clock))
 
     if build.has("accuracy"):
         accuracy = build.record("accuracy")

@@ -289,7 +289,7 @@ class Window(wiring.Component):
         group = Signal(range(row_words))  # word of this column's first beat
         slot = Signal(range(p.rows // banks_r * row_words))  # word of this row's first column
 
-        row_opens = (col == 0) & (beat == 0)
+        row_opens = Signal(init=1)
         accept = self.i.valid & self.i.ready
         last_beat = beat == p.beats - 1
         last_col = col == p.width - 1
@@ -299,7 +299,7 @@ class Window(wiring.Component):
             rows.stored.eq(accept & last_beat & last_col),
         ]
         with m.If(accept):
-            m.d.sync += beat.eq(Mux(last_beat, 0, beat + 1))
+            m.d.sync += [row_opens.eq(last_beat & last_col), beat.eq(Mux(last_beat, 0, beat + 1))]
             with m.If(last_beat):
                 m.d.sync += [
                     col.eq(Mux(last_col, 0, col + 1)),
