@@ -167,12 +167,13 @@ class DecisionText:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Plain cells; the first of a row is its heading, the others are numbers unless ``words``."""
+    """Plain cells; the first of a row is its heading, the others are numbers unless ``words``; ``bad`` rows stand out."""
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: bool = False
+    bad: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -849,6 +850,7 @@ def _facts(synthesis: Record) -> Table:
 
 
 def _simulation(build: Record, simulation: Record) -> Simulation:
+    profiles = simulation.records("profiles")
     rows = tuple(
         (
             profile.text("name"),
@@ -858,25 +860,24 @@ def _simulation(build: Record, simulation: Record) -> Simulation:
             _count(profile.count("cycles")),
             f"{profile.number('seconds'):.1f}",
         )
-        for profile in simulation.records("profiles")
+        for profile in profiles
     )
-    measured = tuple(
-        (
-            name,
-            _count(build.count(key)),
-            _count(simulation.count(key)),
-            "equal" if simulation.count(key) == build.count(key) else "different",
-        )
-        for name, key in (("latency", "latency_cycles"), ("interval", "interval_cycles"))
-    )
+    wrong = tuple(n for n, profile in enumerate(profiles) if profile.count("mismatches"))
+    pairs = [(name, build.count(key), simulation.count(key)) for name, key in _CYCLES.items()]
+    measured = tuple((name, _count(want), _count(got), "equal" if want == got else "different") for name, want, got in pairs)
+    differing = tuple(n for n, (_name, want, got) in enumerate(pairs) if want != got)
     passed = simulation.flag("passed")
-    verdict = "Every beat equals the golden model's" if passed else "The simulation FAILED"
+    verdict = "Every beat equals the golden model's" if passed else "The simulation failed"
     return Simulation(
         passed=passed,
         summary=f"{verdict}: {_plural(simulation.count('frames'), 'frame')} in {simulation.text('simulator')}.",
-        profiles=Table("By stall profile", ("Stalls", "Frames", "Beats", "Mismatches", "Cycles", "Seconds"), rows),
-        timing=Table("Cycles without stalls", ("", "Planned", "Measured", ""), measured),
+        profiles=Table("By stall profile", _PROFILE_COLUMNS, rows, bad=wrong),
+        timing=Table("Cycles without stalls", ("", "Planned", "Measured", ""), measured, bad=differing),
     )
+
+
+_PROFILE_COLUMNS = ("Stalls", "Frames", "Beats", "Mismatches", "Cycles", "Seconds")
+_CYCLES = {"latency": "latency_cycles", "interval": "interval_cycles"}
 
 
 # ----------------------------------------------------------------------------------------------------------- provenance

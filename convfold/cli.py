@@ -180,6 +180,11 @@ def compile_(
         progress("emit")
         folder = compiled.write(output or Path("build") / compiled.network.name)
     manifest = _read_build(folder)
+    if calibration is None:
+        err.print(
+            "[bold yellow]warning:[/] no --calibration: ranges are bounds proven from the input range, wider than real images "
+            "need, and that costs accuracy"
+        )
     if as_json:
         click.echo(json.dumps({"build": str(folder)} | manifest))
         return 0
