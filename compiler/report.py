@@ -196,6 +196,7 @@ class Simulation:
     summary: str
     profiles: Table
     timing: Table
+    failures: Table | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +364,7 @@ def read_report(manifest: Mapping[str, Any]) -> Report:
         synthesis=_synthesis(synthesis) if synthesis else None,
         synthesis_hint=_synthesis_hint(build),
         versions=_versions(build, simulation, synthesis),
-        commands=_commands(build),
+        commands=_commands(build, simulation, synthesis),
     )
 
 
@@ -863,9 +864,18 @@ def _simulation(build: Record, simulation: Record) -> Simulation:
         for profile in profiles
     )
     wrong = tuple(n for n, profile in enumerate(profiles) if profile.count("mismatches"))
-    pairs = [(name, build.count(key), simulation.count(key)) for name, key in _CYCLES.items()]
-    measured = tuple((name, _count(want), _count(got), "equal" if want == got else "different") for name, want, got in pairs)
+    pairs = [
+        (name, build.count(key), simulation.count(key) if simulation.has(key) else None) for name, key in _CYCLES.items()
+    ]
+    measured = tuple(
+        (name, _count(want), "–", "not measured")
+        if got is None
+        else (name, _count(want), _count(got), "equal" if want == got else "different")
+        for name, want, got in pairs
+    )
     differing = tuple(n for n, (_name, want, got) in enumerate(pairs) if want != got)
+    tests = simulation.record("tests") if simulation.has("tests") else Record({})
+    failed = tuple((name, tests.text(name)) for name in tests.values if tests.text(name) != "passed")
     passed = simulation.flag("passed")
     verdict = "Every beat equals the golden model's" if passed else "The simulation failed"
     return Simulation(
@@ -873,6 +883,7 @@ def _simulation(build: Record, simulation: Record) -> Simulation:
         summary=f"{verdict}: {_plural(simulation.count('frames'), 'frame')} in {simulation.text('simulator')}.",
         profiles=Table("By stall profile", _PROFILE_COLUMNS, rows, bad=wrong),
         timing=Table("Cycles without stalls", ("", "Planned", "Measured", ""), measured, bad=differing),
+        failures=Table("Failed tests", ("", ""), failed, words=True) if failed else None,
     )
 
 
@@ -897,10 +908,20 @@ def _versions(build: Record, simulation: Record | None, synthesis: Record | None
     return Table("Made from", ("", ""), tuple(rows), words=True)
 
 
-def _commands(build: Record) -> tuple[str, ...]:
+def _commands(build: Record, simulation: Record | None, synthesis: Record | None) -> tuple[str, ...]:
+    """What to type for this page; the results' own options are spelt out."""
     first = f"convfold compile {build.text('source')} --target {build.text('target')} -o BUILD"
     command = build.text("command") if build.has("command") else first
-    return command, "convfold simulate BUILD", "convfold synth BUILD", "convfold report BUILD"
+    simulate, synth = ["convfold simulate BUILD"], ["convfold synth BUILD"]
+    if simulation is not None and (profiles := simulation.records("profiles")):
+        simulate.append(f"--frames {max(profile.count('frames') for profile in profiles)}")
+    if simulation is not None and simulation.has("seed"):
+        simulate.append(f"--seed {simulation.integer('seed')}")
+    if synthesis is not None:
+        synth.append(f"--freq {synthesis.number('freq_mhz'):g} --seed {synthesis.integer('seed')}")
+        if synthesis.text("speed"):
+            synth.append(f"--speed {synthesis.text('speed')}")
+    return command, " ".join(simulate), " ".join(synth), "convfold report BUILD"
 
 
 # ---------------------------------------------------------------------------------------------------------------- texts

@@ -48,7 +48,8 @@ def _ecp5(name: str, device: str, flag: str, luts: int, dsps: int, brams: int, p
         device=device,
         package="CABGA381",
         speed="6",  # the slowest grade: whatever meets the clock here meets it on every board
-        # Whole layers route at 106 to 129 MHz in grade 6; block RAM without its output register ends at 140.
+        # In grade 6 a small conv stage routes at 121 MHz with multipliers in look-up tables and at 167 MHz
+        # with hard ones; layers of 144 to 288 multipliers at 113 to 129.
         plan_mhz=100.0,
         luts=luts,
         ffs=luts,  # a slice is two look-up tables and two flip-flops
@@ -70,9 +71,9 @@ _TABLE = (
         device="iCE40UP5K",
         package="sg48",
         speed="",
-        # A divider setting of the chip's own 48 MHz oscillator, so no external clock is needed. The next one
-        # up, 48, is out of reach: a 16-bit carry chain and its routing alone take about 20 ns in this
-        # low-power process.
+        # A setting of the chip's own oscillator (48, 24, 12 or 6 MHz), so it needs nothing on the board. Conv
+        # stages route at 45 and 53 MHz on a chip that is less than half full: 48 is out of reach, 24 has a
+        # margin.
         plan_mhz=24.0,
         luts=5280,
         ffs=5280,
@@ -88,8 +89,8 @@ _TABLE = (
         device="iCE40HX8K",
         package="ct256",
         speed="",
-        # An 8x8 multiplier in look-up tables between registers reaches 107 MHz alone; half of that leaves
-        # room for the accumulator behind it and for a full chip.
+        # Conv stages with their multipliers in look-up tables route at 100 to 118 MHz on a half full chip; a
+        # full one is slower.
         plan_mhz=50.0,
         luts=7680,
         ffs=7680,

@@ -43,7 +43,7 @@ Progress = Callable[[str], None]
 class Compiled:
     """A network on its way through the compiler; every stage can be looked at.
 
-    ``network`` as written, ``folded`` after the algebra, ``integers`` after quantization, ``plan`` with an engine a layer.
+    ``command`` is the command line that made it, if one did; ``network`` as written, ``folded`` after the algebra, ``integers`` after quantization, ``plan`` with an engine a layer.
     """
 
     source: Path
@@ -54,6 +54,7 @@ class Compiled:
     plan: Plan
     vectors: IntArray
     labelled: Samples | None = field(default=None)
+    command: str | None = None
 
     @cached_property
     def accuracy(self) -> dict[str, Any] | None:
@@ -82,6 +83,8 @@ class Compiled:
             raise CompileError(str(folder), "exists and is no build folder", "choose another folder with -o")
         explanations = [str(entry) for entry in explain(self.network, self.folded)]
         extra = {"accuracy": self.accuracy, "explanations": explanations}
+        if self.command is not None:
+            extra["command"] = self.command
         files = emit(Emission(self.plan, self.network, self.source, self.source_sha256, extra))
         expected = golden.run(self.integers, self.vectors)[self.integers.outputs[0]]
         files["vectors.npz"] = npz_bytes({"inputs": self.vectors, "outputs": expected})

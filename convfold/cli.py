@@ -6,15 +6,18 @@ Exit status 0 is success, 1 a check that failed, 2 a bad input or a missing tool
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -178,6 +181,7 @@ def compile_(
             progress=progress,
         )
         progress("emit")
+        compiled = replace(compiled, command=_command())
         folder = compiled.write(output or Path("build") / compiled.network.name)
     manifest = _read_build(folder)
     if calibration is None:
@@ -190,6 +194,23 @@ def compile_(
         return 0
     _print_plan(folder, manifest)
     return 0
+
+
+def _command() -> str:
+    """This command line without folders, so that the same input gives the same build wherever it is compiled."""
+    words = ["convfold", "compile"]
+    context = click.get_current_context()
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if source is not ParameterSource.COMMANDLINE or option.name in ("output", "as_json"):
+            continue
+        value = context.params[option.name or ""]
+        text = value.name if isinstance(value, Path) else f"{value:g}" if isinstance(value, float) else str(value)
+        if isinstance(option, click.Option):
+            words.append(option.opts[0])
+        if value is not True:
+            words.append(text)
+    return shlex.join(words)
 
 
 def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:

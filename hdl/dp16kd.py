@@ -51,7 +51,8 @@ def _port(side: str, width: int, port: BlockPort) -> dict[str, object]:
     byte_enables = Const(0b11, 2) if width == 18 else Const(0, 2)
     address = Cat(byte_enables, Const(0, low - 2), port.address)
     write = port.write_data if port.write_data is not None else Const(0, 18)
-    read = port.read_data if port.read_data is not None else Signal(width, name=f"unread_{side.lower()}")
+    wanted = Signal(0) if port.read_data is None else port.read_data
+    read = Cat(wanted, Signal(18 - len(wanted), name=f"unread_{side.lower()}"))
     ports: dict[str, object] = {
         f"i_CLK{side}": ClockSignal(),
         f"i_CE{side}": Const(1),

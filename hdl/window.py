@@ -41,8 +41,10 @@ class WindowParams:
     *Shapes* input ``(height, width, channels)`` in raster order, ``lanes`` channels a beat; tap order is kernel row, kernel
     column, lane.
 
-    *Timing* one step a cycle while input and grants last: a frame takes ``frame_cycles``. ``latency`` cycles lie between a step
-    and its samples. A row of the output can start 3 cycles after the last beat of the input row it waits for.
+    *Timing* one step a cycle while input and grants last: a frame takes ``frame_cycles``. ``latency`` cycles lie between
+    a step and its samples. The first step of an output row comes 3 cycles or more after the last beat of the input rows
+    it waits for. No cycle is lost within or between frames if the ring has ``full_rows`` rows and every output row takes
+    at least 3 cycles longer than the input rows that it claims.
 
     *Raises* ``ValueError`` for impossible sizes.
     """
@@ -110,12 +112,12 @@ class WindowParams:
 
     @property
     def row_cycles(self) -> int:
-        """Steps a row of the output."""
-        return self.out_width * self.passes * self.steps
+        """Cycles a row of the output: its steps, but at least two."""
+        return max(self.out_width * self.passes * self.steps, 2)
 
     @property
     def frame_cycles(self) -> int:
-        """Steps a frame: the least interval between frames."""
+        """Cycles a frame: the least interval between frames."""
         return self.out_height * self.row_cycles
 
     @property
@@ -132,12 +134,23 @@ class WindowParams:
 
     @property
     def min_rows(self) -> int:
-        """The smallest ring that works at all; full speed wants ``kernel + stride`` rows."""
+        """The smallest ring that works at all."""
         live = max(
             self.needed_rows(row) - self.first_row(row) for row in range(self.out_height)
         )
         banks = self.parallel[0]
         return -(-max(live, 1) // banks) * banks
+
+    @property
+    def full_rows(self) -> int:
+        """The smallest ring that has room, during every output row, for all that the next one needs."""
+        needed = [self.needed_rows(row) for row in range(self.out_height)]
+        live = max(
+            after - self.first_row(row)
+            for row, after in enumerate([*needed[1:], self.height + needed[0]])
+        )
+        banks = self.parallel[0]
+        return -(-live // banks) * banks
 
     def needed_rows(self, row: int) -> int:
         """Rows of the frame that must have come before output row ``row`` starts: at least one, also if all is padding."""

@@ -50,7 +50,8 @@ class Simulator:
         kept.update(self.env)
         if self.wheel is not None:
             starter = _write_starter(self.wheel, folder)
-            # The wheel was configured with a compiler that needs no option to include a precompiled header; g++ does.
+            # The wheel was configured with a compiler that needs no option to include a precompiled header;
+            # g++ does.
             kept["MAKEFLAGS"] = f"-j{os.cpu_count() or 1} -- CFG_CXXFLAGS_PCH_I=-include"
             kept["PATH"] = os.pathsep.join((str(starter.parent), kept.get("PATH", os.defpath)))
         return kept
@@ -133,10 +134,13 @@ def run_cocotb(
             together take longer than ``timeout_s``. A failed test is a result.
     """
     build_dir = cwd / "sim_build" / (f"{simulator.name}-waves" if waves else simulator.name)
+    verilator = simulator.name == "verilator"
+    if verilator and " " in str(build_dir.resolve()):
+        hint = "choose another build folder, or simulate with icarus"
+        raise ToolError("verilator", f"cannot build in a folder with a space in its name: {cwd}", hint=hint)
     build_dir.mkdir(parents=True, exist_ok=True)
     results = build_dir / _RESULTS
     results.unlink(missing_ok=True)
-    verilator = simulator.name == "verilator"
     job = {
         "simulator": simulator.name,
         "python_path": [str(folder.resolve()) for folder in (cwd, *python_path)],

@@ -106,7 +106,7 @@ def rtlil_to_verilog(yosys: Yosys, rtlil_text: str, cwd: Path, log: str = "veril
     (cwd / source).write_text(_plain_names(_without_noise(rtlil_text)), encoding="utf-8")
     yosys.run(_VERILOG_SCRIPT.format(source=source, result=result), cwd, log)
     text = (cwd / result).read_text(encoding="utf-8")
-    return _HEADER.sub("", text, count=1)
+    return _split_initial_blocks(_HEADER.sub("", text, count=1))
 
 
 def synthesize(
@@ -211,6 +211,29 @@ _REFERENCE = re.compile(r"^(module|[ \t]*cell) \\(\S+)", re.MULTILINE)
 # flow would then read its flattened parent again from the source, undoing the synthesis (yosys 0.70, vendor
 # cells in submodules).
 _NO_REPROCESSING = "setattr -unset reprocess_after */*"
+
+
+# Yosys's own Verilog reader takes time in the square of an initial block: 25 s for 8192 rows of a memory, and
+# 32768 rows were not read in 280 s (yosys issue 4601). In blocks of this many rows it takes 1.4 s and 6 s.
+_INITIAL_ROWS = 256
+
+
+def _split_initial_blocks(verilog: str) -> str:
+    """Break long ``initial`` blocks, which hold one assignment for each row of a memory, into several."""
+    lines = []
+    rows = -1  # below zero outside an initial block
+    for line in verilog.splitlines(keepends=True):
+        if line == "  initial begin\n":
+            rows = 0
+        elif line == "  end\n":
+            rows = -1
+        elif rows == _INITIAL_ROWS:
+            lines.append("  end\n  initial begin\n")
+            rows = 1
+        elif rows >= 0:
+            rows += 1
+        lines.append(line)
+    return "".join(lines)
 
 
 def _without_noise(rtlil_text: str) -> str:

@@ -35,12 +35,20 @@ def unpack(payload: int, bits: int, signed: bool, lanes: int) -> list[int]:
     return [value - (1 << bits) if signed and value >> (bits - 1) else value for value in values]
 
 
-def simulate(design: Any, bench: Bench) -> None:
-    """Run a test bench to its end."""
+def simulate(design: Any, *benches: Bench) -> None:
+    """Run test benches to their ends, one after the other, each from the initial state."""
+    turn = iter(benches)
+
+    async def next_bench(ctx: Any) -> None:
+        await next(turn)(ctx)
+
     simulator = Simulator(design)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
+    simulator.add_testbench(next_bench)
+    for n in range(len(benches)):
+        if n:
+            simulator.reset()
+        simulator.run()
 
 
 def look_inside(dut: Any) -> Any:
@@ -50,65 +58,91 @@ def look_inside(dut: Any) -> Any:
     return module.submodules
 
 
-def run_stream(
+def run_stream(dut: Any, beats: Sequence[int], count: int, profile: str = "none", **options: Any) -> Run:
+    """`run_profiles` for one profile."""
+    return run_profiles(dut, beats, count, (profile,), **options)[profile]
+
+
+def run_profiles(
     dut: Any,
     beats: Sequence[int],
     count: int,
-    profile: str = "none",
+    profiles: Sequence[str] = PROFILES,
     *,
     limit: int = 20_000,
     seed: int = 1,
     watch: Value | None = None,
     never: Value | None = None,
-) -> Run:
-    """Send ``beats`` into ``dut.i`` and take ``count`` beats from ``dut.o``.
+    ports: Any = None,
+) -> dict[str, Run]:
+    """Send ``beats`` into ``dut.i`` and take ``count`` beats from ``dut.o``, once for each profile, from reset.
 
     Checks the stream rules at the output: while ``valid`` is high and ``ready`` low, neither ``valid`` nor payload
     changes. Fails with "k of n outputs" at the cycle limit, if a beat too many comes in the cycles after the last,
-    and if ``never`` is high in any cycle.
+    and if ``never`` is high in any cycle. ``ports`` has ``i`` and ``o`` where ``dut`` has not.
     """
+    ports = dut if ports is None else ports
+    runs = {profile: Run() for profile in profiles}
+
+    def bench_for(profile: str) -> Bench:
+        async def bench(ctx: Any) -> None:
+            await _run(ctx, ports, beats, count, profile, limit, seed, watch, never, runs[profile])
+
+        return bench
+
+    simulate(dut, *(bench_for(profile) for profile in profiles))
+    for profile, run in runs.items():
+        assert len(run.payloads) == count, f"{profile}: {len(run.payloads)} outputs instead of {count}"
+    return runs
+
+
+async def _run(
+    ctx: Any,
+    ports: Any,
+    beats: Sequence[int],
+    count: int,
+    profile: str,
+    limit: int,
+    seed: int,
+    watch: Value | None,
+    never: Value | None,
+    run: Run,
+) -> None:
     rng = random.Random(seed)
     gaps = 0.5 if profile in ("input gaps", "both") else 0.0
     stalls = 0.5 if profile in ("output stalls", "both") else 0.0
-    run = Run()
-
-    async def bench(ctx: Any) -> None:
-        left = list(reversed(beats))
-        offered = False
-        held = None
-        cycle = 0
-        extra = 50
-        i_payload, o_payload = Value.cast(dut.i.payload), Value.cast(dut.o.payload)
-        while extra:
-            if cycle == limit:
-                raise AssertionError(f"{len(run.payloads)} of {count} outputs after {limit} cycles")
-            if left and not offered and rng.random() >= gaps:
-                ctx.set(i_payload, left[-1])
-                offered = True
-            ctx.set(dut.i.valid, offered)
-            ready = rng.random() >= stalls
-            ctx.set(dut.o.ready, ready)
-            valid = bool(ctx.get(dut.o.valid))
-            payload = int(ctx.get(o_payload))
-            assert held is None or (valid and held == payload), "payload must be held until it is taken"
-            assert never is None or not ctx.get(never), f"what must never be is, in cycle {cycle}"
-            if offered and ctx.get(dut.i.ready):
-                run.sent.append(cycle)
-                left.pop()
-                offered = False
-            held = payload if valid and not ready else None
-            if valid and ready:
-                run.payloads.append(payload)
-                run.cycles.append(cycle)
-            if watch is not None and ctx.get(watch):
-                run.watched.append(cycle)
-            extra -= len(run.payloads) >= count
-            await ctx.tick()
-            cycle += 1
-
-    simulate(dut, bench)
-    assert len(run.payloads) == count, f"{len(run.payloads)} outputs instead of {count}"
-    return run
+    left = list(reversed(beats))
+    offered = False
+    held = None
+    cycle = 0
+    extra = 50
+    i_payload, o_payload = Value.cast(ports.i.payload), Value.cast(ports.o.payload)
+    while extra:
+        if cycle == limit:
+            raise AssertionError(f"{profile}: {len(run.payloads)} of {count} outputs after {limit} cycles")
+        if left and not offered and rng.random() >= gaps:
+            ctx.set(i_payload, left[-1])
+            offered = True
+        ctx.set(ports.i.valid, offered)
+        ready = rng.random() >= stalls
+        ctx.set(ports.o.ready, ready)
+        valid = bool(ctx.get(ports.o.valid))
+        payload = int(ctx.get(o_payload))
+        assert held is None or (valid and held == payload), f"{profile}: payload must be held until it is taken"
+        assert never is None or not ctx.get(never), f"{profile}: what must never be is, in cycle {cycle}"
+        if offered and ctx.get(ports.i.ready):
+            run.sent.append(cycle)
+            left.pop()
+            offered = False
+        held = payload if valid and not ready else None
+        if valid and ready:
+            run.payloads.append(payload)
+            run.cycles.append(cycle)
+        if watch is not None and ctx.get(watch):
+            run.watched.append(cycle)
+        extra -= len(run.payloads) >= count
+        await ctx.tick()
+        cycle += 1
 
 
 def run_clocked(

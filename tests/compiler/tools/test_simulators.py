@@ -163,6 +163,16 @@ def test_a_bench_that_hangs(icarus: Simulator, fabric_verilog: Path, tmp_path: P
         run_cocotb(icarus, [fabric_verilog], TOP, "bench_hangs", tmp_path, timeout_s=3)
 
 
+def test_a_folder_with_a_space(simulator: Simulator, fabric_verilog: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my nets"
+    folder.mkdir()
+    if simulator.name == "verilator":  # GNU make cannot build there
+        with pytest.raises(ToolError, match=r"^verilator: cannot build in a folder with a space in its name: "):
+            run_cocotb(simulator, [fabric_verilog], TOP, BENCH, folder, python_path=[HERE])
+    else:
+        assert run_cocotb(simulator, [fabric_verilog], TOP, BENCH, folder, python_path=[HERE]).passed
+
+
 def test_lint_finds_real_faults(simulator: Simulator, tmp_path: Path) -> None:
     source = tmp_path / "latch.v"
     source.write_text(

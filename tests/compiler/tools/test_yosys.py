@@ -8,6 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
+from amaranth.back import rtlil
+from amaranth.hdl import Module, Signal
+from amaranth.lib.memory import Memory
 
 from convfold.compiler.errors import CompileError
 from convfold.compiler.targets import get_target
@@ -92,11 +95,11 @@ def test_verilog_keeps_names_and_hides_noise(fabric_verilog: Path) -> None:
 
 
 def test_attributes_for_the_tools_are_kept(yosys: Yosys, tmp_path: Path) -> None:
-    rtlil = (
+    source = (
         'module \\top\n  attribute \\src "a.py:1"\n  attribute \\keep 1\n  wire width 2 \\spare\n'
         "  wire input 1 \\i\n  wire output 2 \\o\n  connect \\o \\i\nend\n"
     )
-    text = rtlil_to_verilog(yosys, rtlil, tmp_path)
+    text = rtlil_to_verilog(yosys, source, tmp_path)
     assert re.search(r"\(\* keep = .*\*\)\n\s+wire \[1:0\] spare;", text)
     assert "src" not in text
 
@@ -110,6 +113,22 @@ def test_module_names_that_collide_are_made_unique(yosys: Yosys, tmp_path: Path)
     assert set(re.findall(r"^module (\w+)", text, re.MULTILINE)) == {"a_b", "a_b_2", "top"}
     assert "a_b_2 u1 (" in text
     assert "a_b u2 (" in text
+
+
+def test_large_memories_are_printed_in_pieces(yosys: Yosys, tmp_path: Path) -> None:
+    """One initial block of thousands of rows takes Yosys minutes to read back."""
+    rows = 600
+    m = Module()
+    m.submodules.rom = rom = Memory(shape=8, depth=rows, init=[row % 251 for row in range(rows)])
+    read = rom.read_port()
+    address, value = Signal(10), Signal(8)
+    m.d.comb += [read.addr.eq(address), value.eq(read.data)]
+    text = rtlil_to_verilog(yosys, str(rtlil.convert(m, name=TOP, ports=[address, value])), tmp_path)
+    assert text.count("initial begin") == 3
+    assert re.findall(r"rom\[(\d+)\] = 8'h(\w+);", text) == [(str(r), f"{r % 251:02x}") for r in range(rows)]
+    source = tmp_path / "rom.v"
+    source.write_text(text)
+    assert synthesize(yosys, source, get_target("ecp5-25k"), TOP, tmp_path).cells["DP16KD"] == 1
 
 
 def test_broken_rtlil_is_refused(yosys: Yosys, tmp_path: Path) -> None:

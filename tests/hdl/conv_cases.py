@@ -1,0 +1,237 @@
+"""Convolution stages to test: chosen and random ones, their weights, and the definition to compare them with."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convfold.hdl.conv import Conv, ConvParams
+from convfold.hdl.window import WindowParams
+from tests.hdl.bench import pack
+
+Ints = NDArray[np.int64]
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+VALID: Padding = ((0, 0), (0, 0))
+SAME: Padding = ((1, 1), (1, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class ConvCase:
+    """A stage as a user of the field would describe it. ``ring`` 0 is `WindowParams.full_rows`, ``None`` the smallest."""
+
+    size: tuple[int, int, int]
+    filters: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: Padding = VALID
+    lanes: int = 1
+    rows: int = 1
+    pes: int = 1
+    parallel: tuple[int, int] = (1, 1)
+    ring: int | None = 0
+    bits: int = 8
+    signed: bool = False
+    weight_bits: int = 8
+    out_bits: int = 8
+    out_signed: bool = True
+    zero_point: int = 0
+    rectify: bool = False
+    pad_raw: int = 0
+    class_rows: tuple[int, ...] = (0,)
+    class_cols: tuple[int, ...] = (0,)
+    serial: bool = False
+    kind: str = "behavioural"
+
+
+@dataclass(frozen=True, slots=True)
+class ConvStage:
+    """Parameters and constants of a case; the accumulator is exactly as wide as these weights need."""
+
+    params: ConvParams
+    w_rcohwi: Ints
+    b_rco: Ints
+    m_o: Ints
+
+    @property
+    def frame_beats(self) -> int:
+        """Output beats a frame."""
+        window = self.params.window
+        return window.out_height * window.out_width * self.params.words
+
+    def create(self) -> Conv:
+        return self.params.create(self.w_rcohwi, self.b_rco, self.m_o)
+
+    def random_frames(self, count: int, seed: int = 0) -> list[Ints]:
+        window = self.params.window
+        low = -(1 << window.bits - 1) if window.signed else 0
+        rng = np.random.default_rng(seed)
+        return [
+            rng.integers(low, low + (1 << window.bits), (window.height, window.width, window.channels))
+            for _ in range(count)
+        ]
+
+    def beats(self, frames: list[Ints]) -> list[int]:
+        """Input payloads; lanes beyond the last channel hold noise."""
+        window = self.params.window
+        noise = random.Random(1)
+        payloads = []
+        for pixel in (pixel for frame in frames for row in frame for pixel in row):
+            for n in range(0, window.channels, window.lanes):
+                part = [int(value) for value in pixel[n : n + window.lanes]]
+                part += [noise.getrandbits(window.bits) for _ in range(window.lanes - len(part))]
+                payloads.append(pack(part, window.bits))
+        return payloads
+
+    def definition(self, x_hwc: Ints) -> Ints:
+        """Correlation of the padded image with the weights of each pixel's class, then rounding half up, in integers."""
+        params, window = self.params, self.params.window
+        (top, bottom), (left, right) = window.padding
+        padded = np.pad(x_hwc, ((top, bottom), (left, right), (0, 0)), constant_values=window.pad_raw)
+        kh, kw = window.kernel
+        high = (padded.shape[0] - kh) // window.stride[0] + 1
+        wide = (padded.shape[1] - kw) // window.stride[1] + 1
+        y_hwo = np.zeros((high, wide, params.filters), np.int64)
+        for i in range(high):
+            row_class = max(n for n, start in enumerate(params.class_rows) if start <= i)
+            for j in range(wide):
+                col_class = max(n for n, start in enumerate(params.class_cols) if start <= j)
+                y, x = i * window.stride[0], j * window.stride[1]
+                patch = padded[y : y + kh, x : x + kw]
+                sums = np.tensordot(self.w_rcohwi[row_class, col_class], patch, 3) + self.b_rco[row_class, col_class]
+                twice = 2 * sums * self.m_o + (1 << params.shift)  # half up: floor(v + 1/2) = floor((2 v + 1) / 2)
+                y_hwo[i, j] = np.floor_divide(twice, 1 << (params.shift + 1)) + params.zero_point
+        return np.clip(y_hwo, params.low, params.high)
+
+    def output_beats(self, frames: list[Ints]) -> list[list[int]]:
+        """Beats of the definition; the last of a pixel may be short."""
+        rows = self.params.rows
+        pixels = [pixel for frame in frames for row in self.definition(frame).tolist() for pixel in row]
+        return [pixel[n : n + rows] for pixel in pixels for n in range(0, self.params.filters, rows)]
+
+
+def make_stage(case: ConvCase, seed: int = 0) -> ConvStage:
+    rng = np.random.default_rng(seed)
+    classes = len(case.class_rows), len(case.class_cols)
+    most = (1 << case.weight_bits - 1) - 1
+    w_rcohwi = rng.integers(-most - 1, most + 1, (*classes, case.filters, *case.kernel, case.size[2]))
+    x_low = -(1 << case.bits - 1) if case.signed else 0
+    x_most = max(-x_low, x_low + (1 << case.bits) - 1)
+    reach = int(np.abs(w_rcohwi).sum(axis=(3, 4, 5)).max()) * x_most
+    b_rco = rng.integers(-reach // 4 - 2, reach // 4 + 2, (*classes, case.filters))
+    bound = int((np.abs(w_rcohwi).sum(axis=(3, 4, 5)) * x_most + np.abs(b_rco)).max())
+    m_o = rng.integers(1 << 15, 1 << 17, case.filters)
+    low = -(1 << case.out_bits - 1) if case.out_signed else 0
+    high = low + (1 << case.out_bits) - 1
+    typical = max(int(reach * (1 << 16) / 4), 1)
+    shift = max(typical.bit_length() - case.out_bits + 1, 1)
+    words = -(-case.filters // case.rows)
+    generous = (case.size[0] + sum(case.padding[0]) + case.kernel[0]) * case.parallel[0]
+    window = WindowParams(
+        height=case.size[0],
+        width=case.size[1],
+        channels=case.size[2],
+        lanes=case.lanes,
+        bits=case.bits,
+        signed=case.signed,
+        kernel=case.kernel,
+        stride=case.stride,
+        padding=case.padding,
+        rows=generous,
+        replays=-(-words // case.pes),
+        parallel=case.parallel,
+        pad_raw=case.pad_raw,
+        memory=case.kind,
+    )
+    window = replace(window, rows=window.min_rows if case.ring is None else case.ring or window.full_rows)
+    params = ConvParams(
+        window=window,
+        filters=case.filters,
+        rows=case.rows,
+        pes=case.pes,
+        weight_bits=case.weight_bits,
+        acc_bits=bound.bit_length() + 1,
+        out_bits=case.out_bits,
+        out_signed=case.out_signed,
+        shift=shift,
+        low=max(low, case.zero_point) if case.rectify else low,
+        high=high,
+        zero_point=case.zero_point,
+        class_rows=case.class_rows,
+        class_cols=case.class_cols,
+        serial=case.serial,
+        multiplier=case.kind,
+        memory=case.kind,
+    )
+    return ConvStage(params, w_rcohwi, b_rco, m_o)
+
+
+CHOSEN = {
+    "smallest": ConvCase((1, 1, 1), 1, (1, 1)),
+    "one multiplier": ConvCase((4, 5, 2), 3, (3, 3), padding=SAME, ring=None),
+    "serial requantizer": ConvCase((4, 4, 2), 3, (3, 3), padding=SAME, serial=True, bits=5, signed=True),
+    "serial, two rows": ConvCase((3, 4, 3), 5, (3, 3), padding=SAME, lanes=1, rows=2, serial=True, zero_point=-5),
+    "kernel rows at once": ConvCase((5, 5, 3), 5, (3, 3), padding=SAME, lanes=2, pes=2, parallel=(3, 1)),
+    "kernel at once": ConvCase((6, 7, 3), 5, (3, 3), (2, 2), ((0, 1), (1, 1)), 1, 2, 3, (3, 3), signed=True, pad_raw=-9),
+    "classes": ConvCase(
+        (6, 7, 3), 5, (5, 4), (1, 2), ((2, 2), (1, 2)), 1, 2, 3, (5, 1), class_rows=(0, 1, 5), class_cols=(0, 2)
+    ),
+    "every pixel its class": ConvCase((2, 3, 1), 2, (2, 2), padding=SAME, class_rows=(0, 1, 2), class_cols=(0, 1, 2, 3)),
+    "padding beyond the kernel": ConvCase((2, 3, 2), 3, (2, 2), padding=((3, 2), (2, 4)), pad_raw=77, pes=2, ring=None),
+    "stride beyond the kernel": ConvCase((7, 8, 2), 4, (2, 2), (3, 4), lanes=2, rows=3, ring=None),
+    "pointwise": ConvCase((3, 3, 7), 9, (1, 1), lanes=3, rows=2, pes=3, out_signed=False, rectify=True, zero_point=3),
+    "dense": ConvCase((3, 2, 4), 7, (3, 2), lanes=2, pes=5, ring=None),
+    "dense, two frames in the ring": ConvCase((3, 2, 4), 7, (3, 2), lanes=2, pes=5),
+    "a column": ConvCase((9, 1, 3), 4, (3, 1), padding=((1, 1), (0, 0)), lanes=2, pes=2, parallel=(3, 1), ring=None),
+    "two bits": ConvCase((4, 4, 5), 6, (3, 3), padding=SAME, lanes=4, rows=4, pes=2, bits=2, weight_bits=2, out_bits=2),
+    "sixteen bits": ConvCase(
+        (3, 3, 2), 2, (2, 2), padding=SAME, pes=2, bits=16, signed=True, weight_bits=16, out_bits=16, pad_raw=-32_768
+    ),
+    "more elements than the last pass needs": ConvCase((3, 3, 4), 5, (2, 2), rows=1, pes=4, ring=None),
+    "as many elements as steps": ConvCase((4, 3, 2), 4, (2, 1), pes=4, lanes=1),
+    "one step a pass": ConvCase((4, 4, 2), 3, (2, 2), lanes=2, parallel=(2, 2)),
+}
+
+
+def random_case(seed: int) -> ConvCase:
+    """A small stage with anything in it that is allowed."""
+    rng = random.Random(seed)
+    while True:
+        kernel = rng.randint(1, 4), rng.randint(1, 4)
+        size = rng.randint(1, 6), rng.randint(1, 6), rng.randint(1, 5)
+        stride = rng.randint(1, 3), rng.randint(1, 3)
+        padding = tuple((rng.randint(0, k + 1), rng.randint(0, k + 1)) for k in kernel)
+        lanes, filters, rows = rng.randint(1, size[2]), rng.randint(1, 7), rng.randint(1, 3)
+        parallel = rng.choice(((1, 1), (kernel[0], 1), kernel))
+        steps = (kernel[0] // parallel[0]) * (kernel[1] // parallel[1]) * -(-size[2] // lanes)
+        out = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(size[:2], padding, kernel, stride, strict=True)]
+        if min(out) < 1 or out[0] * out[1] > 24:
+            continue
+        pes = rng.randint(1, min(steps, -(-filters // rows)))
+        bits, signed = rng.randint(2, 16), rng.random() < 0.5
+        out_bits, out_signed = rng.randint(2, 16), rng.random() < 0.5
+        starts = [tuple(sorted({0, *rng.sample(range(n), min(n, rng.randint(0, 2)))})) for n in out]
+        low = -(1 << bits - 1) if signed else 0
+        out_low = -(1 << out_bits - 1) if out_signed else 0
+        return ConvCase(
+            size, filters, kernel, stride, (padding[0], padding[1]), lanes, rows, pes, parallel,
+            ring=rng.choice((None, 0)),
+            bits=bits,
+            signed=signed,
+            weight_bits=rng.randint(2, 12),
+            out_bits=out_bits,
+            out_signed=out_signed,
+            zero_point=rng.choice((0, out_low + rng.randrange(1 << out_bits))),
+            rectify=rng.random() < 0.3,
+            pad_raw=rng.choice((0, low + rng.randrange(1 << bits))),
+            class_rows=starts[0],
+            class_cols=starts[1],
+            serial=pes == 1 and steps >= 18,
+        )  # fmt: skip
+
+
+RANDOM = {f"random {seed}": random_case(seed) for seed in range(24)}
+CASES = CHOSEN | RANDOM

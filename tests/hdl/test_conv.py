@@ -1,0 +1,197 @@
+"""Convolution stage: bit-exact to the definition under every stall, at its stated pace, and its queue never overflows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from amaranth.hdl import Value
+
+from convfold.hdl.conv import ConvParams, Credits
+from tests.hdl.bench import PROFILES, Run, look_inside, run_clocked, run_profiles, simulate, unpack
+from tests.hdl.conv_cases import CASES, CHOSEN, SAME, ConvCase, ConvStage, make_stage
+
+
+def drive(stage: ConvStage, frames: int, profiles: Sequence[str] = PROFILES) -> dict[str, Run]:
+    """Send frames back to back; the results are those of the definition and the queue never has to refuse one."""
+    params = stage.params
+    images = stage.random_frames(frames)
+    expected = stage.output_beats(images)
+    dut = stage.create()
+    queue = look_inside(dut).queue
+    overflow = queue.i.valid & ~queue.i.ready
+    runs = run_profiles(dut, stage.beats(images), len(expected), profiles, watch=dut.o_issue, never=overflow)
+    for profile, run in runs.items():
+        seen = [unpack(payload, params.out_bits, params.out_signed, params.rows) for payload in run.payloads]
+        beats = [values[: len(part)] for values, part in zip(seen, expected, strict=True)]
+        assert beats == expected, profile
+    return runs
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_frames_back_to_back_under_every_profile(name: str) -> None:
+    """... and with the output always taken, the first beat of a pass comes ``latency`` cycles after its last step."""
+    stage = make_stage(CASES[name])
+    params = stage.params
+    run = drive(stage, 2)["none"]
+    last_steps = run.watched[params.window.steps - 1 :: params.window.steps]
+    words = [min(params.pes, params.words - n * params.pes) for n in range(params.passes)]
+    due = [
+        cycle + params.latency + n
+        for k, cycle in enumerate(last_steps)
+        for n in range(words[k % params.passes])
+    ]
+    assert run.cycles == due, f"latency of {params.latency} cycles"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_reference_is_the_definition(name: str) -> None:
+    stage = make_stage(CASES[name])
+    for image in stage.random_frames(2):
+        beats = list(stage.params.reference(image.tolist(), stage.w_rcohwi, stage.b_rco, stage.m_o))
+        assert beats == stage.output_beats([image])
+
+
+def test_the_definition_by_hand() -> None:
+    """One filter of ones over a 2×2 image in padding of 5, worked out on paper; halves are rounded up."""
+    stage = make_stage(ConvCase((2, 2, 1), 1, (2, 2), padding=((1, 0), (0, 1)), pad_raw=5, bits=8, class_cols=(0, 1)))
+    params = replace(stage.params, shift=17, low=-100, high=100, zero_point=-3)
+    weights, biases = stage.w_rcohwi * 0 + 1, stage.b_rco * 0
+    weights[0, 1] = 2
+    biases[0, 1] = -1
+    by_hand = ConvStage(params, weights, biases, stage.m_o * 0 + (1 << 16))
+    image = stage.random_frames(1)[0]
+    image[:, :, 0] = [[1, 2], [3, 4]]
+    # sums: 13, 2·(5 + 5 + 2 + 5) − 1 = 33; 10, 2·(2 + 5 + 4 + 5) − 1 = 31; halved, rounded, less 3
+    assert by_hand.definition(image)[:, :, 0].tolist() == [[4, 14], [2, 13]]
+
+
+PACED = {
+    name: replace(case, ring=0)
+    for name, case in CASES.items()
+    for window in [make_stage(replace(case, ring=0)).params.window]
+    if all(window.row_cycles >= claimed * window.width * window.beats + 3 for claimed in window.claims)
+}
+
+
+@pytest.mark.parametrize("name", PACED)
+def test_ii_frame_cycles_and_full_utilisation(name: str) -> None:
+    """The multipliers are fed in every cycle from the first step to the last of three frames."""
+    stage = make_stage(PACED[name])
+    params = stage.params
+    run = drive(stage, 3, ["none"])["none"]
+    assert len(run.watched) == 3 * params.frame_cycles
+    assert run.watched == list(range(run.watched[0], run.watched[0] + len(run.watched)))
+    assert {after - before for before, after in pairwise(run.cycles[:: params.words])} == {params.ii}
+    assert run.cycles[2 * stage.frame_beats] - run.cycles[stage.frame_beats] == params.frame_cycles
+
+
+def test_enough_stages_are_paced() -> None:
+    assert len(PACED) >= 15
+    assert {len(case.class_rows) > 1 for case in PACED.values()} == {True, False}
+    assert {case.serial for case in PACED.values()} == {True, False}
+    assert {case.parallel == (1, 1) for case in PACED.values()} == {True, False}
+
+
+@pytest.mark.parametrize("name", ["one multiplier", "kernel rows at once", "kernel at once", "dense", "one step a pass"])
+@pytest.mark.parametrize("extra", [0, 1, 2, 5])
+def test_every_ring_works(name: str, extra: int) -> None:
+    case = CHOSEN[name]
+    least = make_stage(replace(case, ring=None)).params.window.min_rows
+    drive(make_stage(replace(case, ring=least + extra * case.parallel[0])), 3, ["none", "output stalls"])
+
+
+@pytest.mark.parametrize("name", ["kernel rows at once", "pointwise", "as many elements as steps", "two bits"])
+def test_a_shallower_queue_would_cost_cycles(name: str) -> None:
+    """The queue's depth is what full utilisation needs, not more: one pass less and issue has gaps."""
+    stage = make_stage(replace(CHOSEN[name], ring=0))
+    params = stage.params
+    in_flight = params.window.steps + params.latency + params.pes - 1 + Credits.RETURN_CYCLES
+    assert params.queue.depth_words % params.pes == 0
+    passes = params.queue.depth_words // params.pes
+    assert (passes - 1) * params.window.steps < in_flight <= passes * params.window.steps
+
+
+@pytest.mark.parametrize("name", ["one multiplier", "kernel at once", "pointwise", "two bits"])
+def test_an_output_that_waits_long(name: str) -> None:
+    """The stage fills its queue to the last place, stops, and goes on as if nothing had happened."""
+    stage = make_stage(CHOSEN[name])
+    images = stage.random_frames(2)
+    expected = stage.output_beats(images)
+    beats = stage.beats(images)
+    dut = stage.create()
+    queue = look_inside(dut).queue
+    taken: list[int] = []
+    full = 0
+
+    async def bench(ctx: Any) -> None:
+        nonlocal full
+        left = list(reversed(beats))
+        for cycle in range(20_000):
+            ctx.set(dut.i.valid, bool(left))
+            if left:
+                ctx.set(Value.cast(dut.i.payload), left[-1])
+            ctx.set(dut.o.ready, cycle % 400 >= 300)
+            assert not ctx.get(queue.i.valid) or ctx.get(queue.i.ready)
+            if left and ctx.get(dut.i.ready):
+                left.pop()
+            if ctx.get(dut.o.valid) and ctx.get(dut.o.ready):
+                taken.append(ctx.get(Value.cast(dut.o.payload)))
+            if len(taken) == len(expected):
+                return
+            await ctx.tick()
+
+    simulate(dut, bench)
+    params = stage.params
+    seen = [unpack(payload, params.out_bits, params.out_signed, params.rows) for payload in taken]
+    assert [values[: len(part)] for values, part in zip(seen, expected, strict=True)] == expected
+
+
+def test_credits() -> None:
+    """A model of what is promised: a grant follows the places left after every earlier start."""
+    for depth, words, passes, tail in [(4, 1, 1, 1), (7, 3, 2, 1), (6, 2, 3, 2), (8, 4, 1, 4)]:
+        dut = Credits(depth, words, passes, tail)
+        rng = random.Random(depth)
+        places, promised, started, stored = depth, False, 0, 0
+        values, grants = [], []
+        for _ in range(300):
+            start = promised and rng.random() < 0.7
+            taken = stored > 0 and rng.random() < 0.5
+            values.append((start, taken))
+            grants.append(promised)
+            spent = (tail if started % passes == passes - 1 else words) if start else 0
+            promised = places >= spent + words
+            places += taken - spent
+            stored += spent - taken
+            started += start
+            assert 0 <= places <= depth
+        seen = run_clocked(dut, [dut.i_start, dut.i_taken], values, [dut.o_grant])
+        assert [bool(grant) for (grant,) in seen] == grants
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"filters": 9}, r"^window\.replays must be 9, not 3$"),
+        ({"pes": 19, "filters": 57}, r"^pes must be at most the 18 steps of a pass, not 19$"),
+        ({"serial": True, "pes": 3, "filters": 9}, r"^serial requantizer needs one element and 18 steps a pass$"),
+    ],
+)
+def test_what_is_refused(change: Mapping[str, Any], message: str) -> None:
+    stage = make_stage(CHOSEN["one multiplier"])
+    with pytest.raises(ValueError, match=message):
+        replace(stage.params, **change)
+
+
+def test_a_serial_requantizer_needs_long_passes() -> None:
+    with pytest.raises(ValueError, match=r"^serial requantizer needs one element and 18 steps a pass$"):
+        make_stage(ConvCase((4, 4, 1), 3, (3, 3), padding=SAME, serial=True))
+
+
+def test_counts() -> None:
+    params: ConvParams = make_stage(CHOSEN["kernel at once"]).params
+    assert (params.words, params.passes, params.multipliers) == (3, 1, 2 * 3 * 9)

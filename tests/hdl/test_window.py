@@ -1,0 +1,291 @@
+"""Window: every sample of every step, its schedule, its pace, and that no slot is overwritten while it is read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth.hdl import Value
+
+from convfold.hdl.window import WindowParams
+from tests.hdl.bench import Bench, look_inside, pack, simulate, unpack
+
+Frame = list[list[list[int]]]
+
+
+def window(
+    size: tuple[int, int, int] = (5, 6, 3),
+    lanes: int = 2,
+    kernel: tuple[int, int] = (3, 3),
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
+    rows: int | None = None,
+    parallel: tuple[int, int] = (1, 1),
+    bits: int = 8,
+    signed: bool = False,
+    replays: int = 1,
+    channelwise: bool = False,
+    pad_raw: int = 0,
+) -> WindowParams:
+    """A window with the smallest ring, unless ``rows`` names one (0: ``full_rows``)."""
+    generous = (size[0] + sum(padding[0])) * parallel[0] + kernel[0]
+    params = WindowParams(
+        *size, lanes, bits, signed, kernel, stride, padding, generous * parallel[0], replays, parallel, channelwise, pad_raw
+    )
+    return replace(params, rows=params.min_rows if rows is None else rows or params.full_rows)
+
+
+SAME = ((1, 1), (1, 1))
+CASES = {
+    "valid": window(),
+    "same": window(padding=SAME, pad_raw=-7, signed=True),
+    "same, replayed": window(padding=SAME, replays=3),
+    "rows at once": window(padding=SAME, parallel=(3, 1), replays=2),
+    "all at once": window(padding=SAME, parallel=(3, 3), pad_raw=255),
+    "all at once, odd strides": window((7, 8, 2), 1, stride=(2, 2), padding=((0, 1), (1, 1)), parallel=(3, 3)),
+    "rows at once, tall": window((9, 3, 3), 3, (4, 2), (3, 1), ((2, 1), (0, 1)), parallel=(4, 1)),
+    "even kernel, all at once": window((5, 7, 2), 2, (2, 4), (1, 3), ((1, 0), (2, 3)), parallel=(2, 4)),
+    "stride beyond kernel": window((8, 7, 2), 2, (2, 2), (3, 3)),
+    "stride beyond kernel, all at once": window((8, 7, 2), 2, (2, 2), (3, 3), parallel=(2, 2)),
+    "unread rows below": window((9, 4, 1), 1, (2, 2), (4, 2)),
+    "padding beyond the kernel": window((2, 3, 2), 1, (2, 2), (1, 1), ((3, 4), (5, 2)), pad_raw=9),
+    "padding beyond the kernel, all at once": window((2, 3, 2), 1, (2, 2), (1, 1), ((3, 4), (5, 2)), parallel=(2, 2)),
+    "padding far beyond the image": window((1, 1, 1), 1, (2, 3), (2, 2), ((4, 5), (7, 6)), parallel=(2, 3), pad_raw=3),
+    "one pixel": window((1, 1, 4), 4, (1, 1)),
+    "one column": window((6, 1, 3), 2, (3, 1), padding=((1, 1), (0, 0)), parallel=(3, 1)),
+    "one row": window((1, 9, 2), 1, (1, 3), (1, 2), ((0, 0), (1, 1)), parallel=(1, 3)),
+    "kernel as large as the image": window((4, 3, 2), 2, (4, 3), replays=2),
+    "kernel as large as the image, all at once": window((4, 3, 2), 2, (4, 3), parallel=(4, 3)),
+    "sixteen bits": window((3, 3, 5), 2, (2, 2), bits=16, signed=True),
+    "two bits": window((4, 4, 5), 4, padding=SAME, bits=2, parallel=(3, 1)),
+    "pooling": window((6, 6, 3), 2, (2, 2), (2, 2), channelwise=True),
+    "pooling, overlapping": window((6, 5, 5), 2, (3, 3), (2, 2), SAME, channelwise=True, pad_raw=-128, signed=True),
+    "pooling, stride beyond kernel": window((7, 7, 3), 1, (2, 1), (3, 2), channelwise=True),
+    "large ring": window(padding=SAME, rows=11),
+    "large ring, all at once": window(padding=SAME, rows=9, parallel=(3, 3)),
+}
+GROUND = [name for name, params in CASES.items() if params.padding == ((0, 0), (0, 0))]
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a window did: cycles of accepted beats and of starts, ``(cycle, first, last, pixel)`` of every step."""
+
+    sent: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    steps: list[tuple[int, bool, bool, bool]] = field(default_factory=list)
+    taps: list[int] = field(default_factory=list)
+    conflicts: list[int] = field(default_factory=list)
+
+
+def random_frames(params: WindowParams, count: int) -> list[Frame]:
+    low = -(1 << params.bits - 1) if params.signed else 0
+    shape = (params.height, params.width, params.channels)
+    rng = np.random.default_rng(count)
+    return [rng.integers(low, low + (1 << params.bits), shape).tolist() for _ in range(count)]
+
+
+def beats_of(params: WindowParams, frames: Sequence[Frame]) -> list[int]:
+    """Lanes beyond the last channel hold zeros, as in the reference."""
+    pixels = [pixel for frame in frames for row in frame for pixel in row]
+    return [pack(pixel[n : n + params.lanes], params.bits) for pixel in pixels for n in range(0, params.channels, params.lanes)]
+
+
+def drive(params: WindowParams, beats: list[int], steps: int, *hindrances: tuple[float, float]) -> list[Seen]:
+    """Send beats with gaps, refuse grants at random, and stop after ``steps`` steps and some cycles more.
+
+    Once for each hindrance, ``(share of gaps, share of refusals)``. A conflict is a cycle in which a bank writes the
+    word it reads for a step: undefined in the silicon.
+    """
+    dut = params.create()
+    inside = look_inside(dut)
+    banks = [getattr(inside, f"bank_{r}_{c}") for r in range(params.parallel[0]) for c in range(params.parallel[1])]
+    conflict = Value.cast(0)
+    for bank in banks:
+        conflict = conflict | (bank.i_write_en & (bank.i_write_addr == bank.i_addr))
+    runs = [Seen() for _ in hindrances or [None]]
+
+    async def run(ctx: Any, seen: Seen, gaps: float, refusals: float) -> None:
+        left = list(reversed(beats))
+        offered = False
+        extra = 60
+        issued: list[bool] = []
+        for cycle in range(30_000):
+            if left and not offered and random.random() >= gaps:
+                ctx.set(Value.cast(dut.i.payload), left[-1])
+                offered = True
+            ctx.set(dut.i.valid, offered)
+            grant = random.random() >= refusals
+            ctx.set(dut.i_grant, grant)
+            if offered and ctx.get(dut.i.ready):
+                seen.sent.append(cycle)
+                left.pop()
+                offered = False
+            if ctx.get(dut.o_start):
+                assert grant, "a pass may start only when it is granted"
+                seen.starts.append(cycle)
+            step = ctx.get(dut.o_step)
+            issued.append(bool(step.valid))
+            if step.valid:
+                seen.steps.append((cycle, bool(step.first), bool(step.last), bool(step.pixel)))
+            seen.taps.append(int(ctx.get(Value.cast(dut.o_taps))))
+            if cycle >= 2 and issued[cycle - 2] and ctx.get(conflict):
+                seen.conflicts.append(cycle)
+            extra -= len(seen.steps) >= steps
+            if not extra:
+                return
+            await ctx.tick()
+        raise AssertionError(f"{len(seen.steps)} of {steps} steps after {cycle + 1} cycles")
+
+    def bench(seen: Seen, gaps: float, refusals: float) -> Bench:
+        return lambda ctx: run(ctx, seen, gaps, refusals)
+
+    plan = zip(runs, hindrances or [(0.0, 0.0)], strict=True)
+    simulate(dut, *(bench(seen, gaps, refusals) for seen, (gaps, refusals) in plan))
+    for seen in runs:
+        assert len(seen.steps) == steps, f"{len(seen.steps)} steps instead of {steps}"
+    return runs
+
+
+def check(params: WindowParams, seen: Seen, frames: Sequence[Frame]) -> None:
+    """Samples, flags and the order of steps are those of the reference, samples ``latency`` cycles after their step."""
+    expected = [step for frame in frames for step in params.reference(frame)]
+    assert [step[1:] for step in seen.steps] == [step[1:] for step in expected]
+    samples = [pack(step[0], params.bits) for step in expected]
+    assert [seen.taps[cycle + params.latency] for cycle, *_ in seen.steps] == samples
+    firsts = [cycle for cycle, first, *_ in seen.steps if first]
+    assert seen.starts[: len(firsts)] == [cycle - 1 for cycle in firsts]
+    for n, (cycle, first, *_) in enumerate(seen.steps):
+        assert first or cycle == seen.steps[n - 1][0] + 1, "the steps of a pass are consecutive"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_sample(name: str) -> None:
+    params = CASES[name]
+    frames = random_frames(params, 3)
+    steps = 3 * params.out_height * params.out_width * params.passes * params.steps
+    for seen in drive(params, beats_of(params, frames), steps, (0.0, 0.0), (0.6, 0.0), (0.0, 0.6), (0.4, 0.4)):
+        check(params, seen, frames)
+        assert params.padding != ((0, 0), (0, 0)) or seen.conflicts == []
+
+
+@pytest.mark.parametrize("name", GROUND)
+def test_no_slot_is_written_while_it_is_read(name: str) -> None:
+    """With a writer that never pauses, in rings from the smallest on; a reader that pauses lets the writer catch up."""
+    for extra in range(2):
+        params = replace(CASES[name], rows=CASES[name].min_rows + extra * CASES[name].parallel[0])
+        frames = random_frames(params, 3)
+        steps = 3 * params.out_height * params.out_width * params.passes * params.steps
+        for seen in drive(params, beats_of(params, frames), steps, (0.0, 0.0), (0.0, 0.5)):
+            assert seen.conflicts == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_latency_is_the_only_lag_that_fits(name: str) -> None:
+    params = CASES[name]
+    if params.channels * params.bits < 8 or params.height == params.width == 1:
+        params = replace(params, bits=16, pad_raw=0)
+    frames = random_frames(params, 2)
+    steps = 2 * params.out_height * params.out_width * params.passes * params.steps
+    [seen] = drive(params, beats_of(params, frames), steps, (0.3, 0.5))
+    samples = [pack(step[0], params.bits) for frame in frames for step in params.reference(frame)]
+    fitting = [
+        lag for lag in range(15) if [seen.taps[cycle + lag] for cycle, *_ in seen.steps] == samples
+    ]
+    held = {fitting[0] + n for n in range(len(fitting))} if params.steps == params.passes == 1 else {params.latency}
+    assert params.latency in fitting
+    assert set(fitting) <= held
+
+
+PACED = [
+    window((6, 6, 2), 1, (3, 3), padding=SAME, rows=0),
+    window((6, 6, 2), 1, (3, 3), padding=SAME, rows=0, parallel=(3, 1), replays=2),
+    window((6, 6, 2), 1, (3, 3), padding=SAME, rows=0, parallel=(3, 3), replays=3),
+    window((6, 6, 2), 1, (3, 3), rows=0),
+    window((7, 6, 2), 2, (2, 2), (2, 2), rows=0, replays=5),
+    window((9, 4, 1), 1, (2, 2), (4, 2), rows=0, replays=7),
+    window((5, 4, 2), 2, (3, 3), (1, 1), ((4, 3), (1, 1)), rows=0),
+    window((4, 3, 2), 2, (4, 3), rows=0, replays=3),
+    window((6, 6, 3), 1, (3, 3), (2, 2), SAME, rows=0, channelwise=True),
+    window((3, 2, 1), 1, (1, 1), (1, 1), ((0, 3), (0, 0)), rows=0, replays=3),
+]
+
+
+@pytest.mark.parametrize("params", PACED, ids=str)
+def test_ii_and_frame_cycles(params: WindowParams) -> None:
+    """Under the stated conditions not one cycle is lost in four frames."""
+    assert all(params.row_cycles >= claimed * params.width * params.beats + 3 for claimed in params.claims)
+    frames = random_frames(params, 4)
+    steps = 4 * params.out_height * params.out_width * params.passes * params.steps
+    [seen] = drive(params, beats_of(params, frames), steps)
+    check(params, seen, frames)
+    pixels = [cycle for cycle, *_, pixel in seen.steps if pixel]
+    assert {after - before for before, after in zip(pixels, pixels[1:], strict=False)} == {params.ii}
+    per_frame = params.out_height * params.out_width
+    assert pixels[per_frame] - pixels[0] == params.frame_cycles
+    assert seen.steps[-1][0] - seen.steps[0][0] + 1 == 4 * params.frame_cycles
+
+
+@pytest.mark.parametrize("params", [PACED[3], PACED[7]], ids=str)
+def test_a_smaller_ring_loses_cycles(params: WindowParams) -> None:
+    params = replace(params, rows=params.full_rows - 1)
+    frames = random_frames(params, 4)
+    [seen] = drive(params, beats_of(params, frames), 4 * params.frame_cycles)
+    assert seen.steps[-1][0] - seen.steps[0][0] + 1 > 4 * params.frame_cycles
+
+
+def test_rows_of_one_step_take_two_cycles() -> None:
+    params = window((1, 1, 1), 1, (1, 1), padding=((0, 7), (0, 0)), rows=4)
+    assert (params.steps, params.passes, params.out_width, params.row_cycles) == (1, 1, 1, 2)
+    frames = random_frames(params, 3)
+    [seen] = drive(params, beats_of(params, frames), 3 * params.out_height)
+    check(params, seen, frames)
+    assert seen.steps[-1][0] - seen.steps[0][0] + 2 == 3 * params.frame_cycles
+
+
+@pytest.mark.parametrize("parallel", [(1, 1), (2, 1), (2, 2)])
+def test_an_output_row_starts_three_cycles_after_its_input(parallel: tuple[int, int]) -> None:
+    params = window((4, 3, 2), 1, (2, 2), rows=4, parallel=parallel)
+    frames = random_frames(params, 1)
+    beats = beats_of(params, frames)
+    [seen] = drive(params, beats, params.frame_cycles, (0.9, 0.0))
+    row_beats = params.width * params.beats
+    row_steps = params.row_cycles
+    for row in range(params.out_height):
+        arrived = seen.sent[params.needed_rows(row) * row_beats - 1]
+        assert seen.steps[row * row_steps][0] == arrived + 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parallel": (1, 3)}, r"^parallel must be \(1, 1\), \(kh, 1\) or \(kh, kw\), not \(1, 3\)$"),
+        ({"lanes": 4}, r"^lanes must be 1 to 3, not 4$"),
+        ({"lanes": 0}, r"^lanes must be 1 to 3, not 0$"),
+        ({"channelwise": True, "replays": 2}, r"^replays must be 1 for a channelwise window, not 2$"),
+        ({"rows": 2}, r"^rows must be a multiple of 1 from 3 on, not 2$"),
+        ({"rows": 4, "parallel": (3, 3)}, r"^rows must be a multiple of 3 from 3 on, not 4$"),
+        ({"kernel": (3, 7), "padding": ((0, 0), (0, 0))}, r"^kernel must fit into the padded input, not \(3, 7\)$"),
+    ],
+)
+def test_what_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(CASES["same"], **change)
+
+
+def test_the_reference_by_hand() -> None:
+    """A 2×2 image under a 2×1 kernel, one row of padding above: the numbers were worked out on paper."""
+    params = window((2, 2, 3), 2, (2, 1), padding=((1, 0), (0, 0)), pad_raw=9, parallel=(2, 1), replays=2)
+    frame = [[[1, 2, 3], [4, 5, 6]], [[7, 8, 10], [11, 12, 13]]]
+    one_pass = [[9, 9, 1, 2], [9, 9, 3, 0]], [[9, 9, 4, 5], [9, 9, 6, 0]], [[1, 2, 7, 8], [3, 0, 10, 0]], [[4, 5, 11, 12], [6, 0, 13, 0]]
+    flags = [(True, False, True), (False, True, False), (True, False, False), (False, True, False)]
+    expected = [(samples, *flag) for pixel in one_pass for samples, flag in zip(pixel * 2, flags, strict=True)]
+    assert list(params.reference(frame)) == expected
+    pooling = replace(params, parallel=(1, 1), replays=1, channelwise=True)
+    first = [step[0] for step in pooling.reference(frame)][:4]
+    assert first == [[9, 9], [1, 2], [9, 9], [3, 0]]
+    assert unpack(pack([1, -2, 3], 4), 4, True, 3) == [1, -2, 3]
