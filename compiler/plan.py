@@ -8,7 +8,7 @@ latency and interval come out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -31,7 +31,7 @@ from .targets import TARGETS, Target
 __all__ = ["Plan", "Stage", "make_plan"]
 
 FRAMES = 6
-"""Frames in the timetable: the last two are in the steady state."""
+"""Frames in the timetable. The gaps between them already repeat: in one of some hundred networks with a period of five."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +148,8 @@ def _choices(graph: Graph, node: QConv2D | MaxPool) -> Iterator[_Choice]:
                         yield _Choice(lanes, parallel, rows, pes, max(cycles, height * width * beats(channels, lanes)))
 
 
-def _choose(graph: Graph, node: QConv2D | MaxPool, interval: float) -> _Choice:
+def _choose(choices: Sequence[_Choice], interval: float) -> _Choice:
     """The cheapest choice within ``interval`` cycles a frame, or the fastest if there is none."""
-    choices = list(_choices(graph, node))
     within = [choice for choice in choices if choice.cycles <= interval]
     if within:
         return min(within, key=lambda choice: (choice.cost, choice.cycles))
@@ -167,9 +166,6 @@ def _stage(graph: Graph, node: QConv2D | MaxPool, choice: _Choice, kinds: Mappin
     kernel = graph.kernel(node)
     filters = graph.shapes[node.name][2]
     words = beats(filters, choice.rows)
-    banks = choice.parallel[0]
-    full_frame = kernel[0] == height and graph.shapes[node.name][0] == 1
-    rows = 2 * height if full_frame else kernel[0] + node.stride[0]
     window = WindowParams(
         height=height,
         width=width,
@@ -180,13 +176,14 @@ def _stage(graph: Graph, node: QConv2D | MaxPool, choice: _Choice, kinds: Mappin
         kernel=kernel,
         stride=node.stride,
         padding=node.padding,
-        rows=-(-rows // banks) * banks,
+        rows=height * choice.parallel[0],  # more than enough, until it is known what is enough
         replays=beats(words, choice.pes) if conv else 1,
         parallel=choice.parallel,
         channelwise=not conv,
         pad_raw=form.zero_point if conv else form.min_raw,
         memory=memory,
     )
+    window = replace(window, rows=window.full_rows)
     if not isinstance(node, QConv2D):
         return Stage(node, MaxPoolParams(window))
     engine = ConvParams(
@@ -278,46 +275,60 @@ def _multiplier_kinds(target: Target, choices: Mapping[str, _Choice]) -> dict[st
 def make_plan(graph: Graph, target: Target, fps: float | None = None) -> Plan:
     """The smallest pipeline that reaches ``fps`` frames a second at the target's planning clock, or the smallest at all.
 
-    *Raises* ``CompileError`` for a graph that is no chain, for a rate that cannot be reached, and for a pipeline that does not
-    fit, with the resource, what it needs, what there is, and what would fit.
+    *Raises* ``CompileError`` for a graph that is no chain, for a rate that cannot be reached, and for a pipeline that
+    does not fit, with the resource, what it needs, what there is, and what would fit.
     """
+    if fps is not None and not 0 < fps < math.inf:
+        raise CompileError("--fps", f"{fps:g} frames/s is no rate", "give a number above 0")
     _check_chain(graph)
-    plan = _plan_for_rate(graph, target, fps)
+    wanted = _interval(target, fps)
+    plan = _plan_for_interval(graph, target, wanted)
+    if plan.interval_cycles > wanted:
+        raise CompileError(
+            target.name,
+            f"{fps:g} frames/s at {target.plan_mhz:g} MHz leave {math.floor(wanted)} cycles a frame; {graph.name} needs "
+            f"{plan.interval_cycles} at its most parallel, and its slowest layer is '{plan.bottleneck.node.name}'",
+            _what_fits(graph, target, fps, plan),
+        )
     lacking = plan.resources.lacking(target)
     if lacking:
         resource, need, have = lacking[0]
         raise CompileError(
             target.name,
             f"{graph.name} needs {need} {resource}, and there are {have}",
-            _what_fits(graph, target, fps),
+            _what_fits(graph, target, fps, plan),
         )
     return plan
 
 
-def _plan_for_rate(graph: Graph, target: Target, fps: float | None) -> Plan:
-    wanted = math.inf if fps is None else target.plan_mhz * 1e6 / fps
-    plan = _plan_for_interval(graph, target, wanted)
-    if plan.interval_cycles > wanted:
-        best = target.plan_mhz * 1e6 / plan.interval_cycles
-        raise CompileError(
-            target.name,
-            f"{fps:g} frames/s at {target.plan_mhz:g} MHz leave {wanted:.0f} cycles a frame, and '{plan.bottleneck.node.name}' "
-            f"needs {plan.interval_cycles} at its most parallel",
-            f"ask for --fps {math.floor(best)} or less",
-        )
-    return plan
+def _interval(target: Target, fps: float | None) -> float:
+    """Cycles a frame at the planning clock."""
+    return math.inf if fps is None else target.plan_mhz * 1e6 / fps
 
 
 def _plan_for_interval(graph: Graph, target: Target, interval: float) -> Plan:
-    """The cheapest choice of every layer. Where stages hinder each other, those that are too tight are made faster."""
-    nodes = [node for node in graph.nodes if isinstance(node, QConv2D | MaxPool)]
-    limit = interval
+    """The cheapest choice of every layer, or the fastest pipeline if none is fast enough.
+
+    Where stages hinder each other, those that are slowest are made faster.
+    """
+    menus = {
+        node.name: list(_choices(graph, node)) for node in graph.nodes if isinstance(node, QConv2D | MaxPool)
+    }
+    fastest = {name: min(choice.cycles for choice in menu) for name, menu in menus.items()}
+    # Where one layer alone is too slow, nothing between the cheapest with that interval and the fastest is of interest.
+    least = max(fastest.values())
+    limits: Iterator[float] = iter((least, 0) if least > interval else ())
+    limit = next(limits, interval)
+    plans: list[Plan] = []
     while True:
-        plan = _assemble(graph, target, {node.name: _choose(graph, node, limit) for node in nodes})
-        slowest = max(stage.cycles for stage in plan.stages)
-        if plan.interval_cycles <= interval or slowest > limit:
-            return plan
-        limit = slowest - 1
+        chosen = {name: _choose(menu, limit) for name, menu in menus.items()}
+        plans.append(_assemble(graph, target, chosen))
+        if plans[-1].interval_cycles <= interval:
+            return plans[-1]
+        slower = [choice.cycles for name, choice in chosen.items() if choice.cycles > fastest[name]]
+        if not slower:
+            return min(plans, key=lambda plan: plan.interval_cycles)
+        limit = next(limits, max(slower) - 1)
 
 
 def _check_chain(graph: Graph) -> None:
@@ -329,35 +340,36 @@ def _check_chain(graph: Graph) -> None:
         raise CompileError(graph.input.source, "the network has no layer", "give it at least one layer")
 
 
-def _what_fits(graph: Graph, target: Target, fps: float | None) -> str:
+def _what_fits(graph: Graph, target: Target, fps: float | None, plan: Plan) -> str:
     """The highest rate that fits this target, and the smallest target that fits this rate."""
     hints = []
     if fps is not None:
-        rate = _highest_rate(graph, target, fps)
+        rate = _highest_rate(graph, target, min(fps, target.plan_mhz * 1e6 / plan.interval_cycles))
         if rate:
             hints.append(f"--fps {rate} fits")
     for other in TARGETS.values():
-        if other.luts is not None and (target.luts is None or other.luts > target.luts):
-            try:
-                plan = _plan_for_rate(graph, other, fps)
-            except CompileError:
-                continue
-            if not plan.resources.lacking(other):
-                hints.append(f"--target {other.name} fits")
-                break
+        larger = other.luts is not None and target.luts is not None and other.luts > target.luts
+        if larger and _fits(graph, other, fps):
+            hints.append(f"--target {other.name} fits")
+            break
     return ", or ".join(hints) or "use fewer channels, or fewer bits"
 
 
-def _highest_rate(graph: Graph, target: Target, fps: float) -> int:
-    low, high = 0, math.ceil(fps)  # `low` fits (or is nothing), `high` does not
-    if _plan_for_rate(graph, target, None).resources.lacking(target):
+def _fits(graph: Graph, target: Target, fps: float | None) -> bool:
+    wanted = _interval(target, fps)
+    plan = _plan_for_interval(graph, target, wanted)
+    return plan.interval_cycles <= wanted and not plan.resources.lacking(target)
+
+
+def _highest_rate(graph: Graph, target: Target, most: float) -> int:
+    """The highest whole rate up to ``most`` that was found to fit, to one part in a hundred; 0 if there is none."""
+    smallest = _plan_for_interval(graph, target, math.inf)
+    low, high = math.floor(target.plan_mhz * 1e6 / smallest.interval_cycles), math.floor(most)
+    if smallest.resources.lacking(target) or low > high:
         return 0
-    low = math.floor(target.plan_mhz * 1e6 / _plan_for_rate(graph, target, None).interval_cycles)
-    while high - low > max(1, low // 100):
+    if _fits(graph, target, high):
+        return high
+    while high - low > max(1, low // 100):  # `low` fits, `high` does not
         middle = (low + high) // 2
-        try:
-            fits = not _plan_for_rate(graph, target, middle).resources.lacking(target)
-        except CompileError:
-            fits = False
-        low, high = (middle, high) if fits else (low, middle)
+        low, high = (middle, high) if _fits(graph, target, middle) else (low, middle)
     return low

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from convfold.hdl.axi_stream import AxiStreamParams
 from convfold.hdl.conv import ConvParams, Credits
@@ -173,8 +174,8 @@ class Timetable:
 
     @property
     def interval_cycles(self) -> int:
-        """Last output beat to last output beat of the last two frames."""
-        return self.last_out[-1] - self.last_out[-2]
+        """Last output beat to last output beat, the longest of all frames: rings of two frames can make them take turns."""
+        return max(after - before for before, after in pairwise(self.last_out))
 
 
 def timetable(
@@ -202,9 +203,17 @@ def timetable(
     taken = links[-1].taken
     if len(taken) < frames * edge_out.frame_beats:
         raise RuntimeError(f"the pipeline stops after {len(taken)} of {frames * edge_out.frame_beats} beats")
-    accepted = links[0].taken
+    accepted = _accepted(links[0].taken)
     return Timetable(
-        first_in=tuple(0 if not n else accepted[n * edge_in.frame_beats - 1] for n in range(frames)),
+        first_in=tuple(accepted[:: edge_in.frame_beats]),
         last_out=tuple(taken[(n + 1) * edge_out.frame_beats - 1] + edge_out.latency for n in range(frames)),
         starts=tuple(tuple(model.starts) for model in models if isinstance(model, _WindowStage)),
     )
+
+
+def _accepted(taken: Sequence[int]) -> list[int]:
+    """When the chip's edge, a slice that holds two beats, took each beat that the first stage takes at the given times."""
+    accepted: list[int] = []
+    for n in range(len(taken)):
+        accepted.append(max(accepted[-1] + 1 if n else 0, taken[n - 2] + 1 if n > 1 else 0))
+    return accepted

@@ -82,7 +82,7 @@ class Compiled:
         if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or _is_build(folder))):
             raise CompileError(str(folder), "exists and is no build folder", "choose another folder with -o")
         explanations = [str(entry) for entry in explain(self.network, self.folded)]
-        extra = {"accuracy": self.accuracy, "explanations": explanations}
+        extra: dict[str, Any] = {"accuracy": self.accuracy, "explanations": explanations}
         if self.command is not None:
             extra["command"] = self.command
         files = emit(Emission(self.plan, self.network, self.source, self.source_sha256, extra))

@@ -362,7 +362,37 @@ def synth(build: Path, freq: float | None, seed: int, speed: str | None, as_json
 @build_argument
 @_reports_errors
 def report(build: Path) -> int:
-    """Render BUILD/report.html again and say where it is."""
-    _update_build(build)
-    out.print(escape(str((build / "report.html").resolve())))
+    """Render BUILD/report.html again, and sum BUILD up."""
+    manifest = _update_build(build)
+    out.print(f"[bold]{escape(manifest['name'])}[/] on {manifest['target']}")
+    for line in _summary(build, manifest):
+        out.print(line)
+    out.print(f"report     {escape(str((build / 'report.html').resolve()))}")
     return 0
+
+
+def _summary(build: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What is known of a build so far, a line a command that found it out."""
+    if found := manifest["accuracy"]:
+        yield (
+            f"accuracy   float {found['float']:.2%}, {manifest['input']['bits']}-bit integers {found['integer']:.2%} "
+            f"on {found['samples']} test images"
+        )
+    if found := manifest.get("simulation"):
+        beats = sum(profile["beats"] for profile in found["profiles"])
+        wrong = sum(profile["mismatches"] for profile in found["profiles"])
+        verdict = "passed" if found["passed"] else "[bold red]failed[/]"
+        yield (
+            f"simulation {verdict}: {found['frames']} frames under {len(found['profiles'])} stall profiles, "
+            f"{wrong} of {beats:,} beats differ; latency {found['latency_cycles']:,} and interval "
+            f"{found['interval_cycles']:,} cycles measured"
+        )
+    if found := manifest.get("synthesis"):
+        used = ", ".join(
+            f"{found[kind]:,} {name}" + (f" ({found[kind] / have:.0%})" if (have := found["available"][kind]) else "")
+            for kind, name in (("luts", "LUT"), ("ffs", "FF"), ("dsps", "DSP"), ("brams", "BRAM"))
+        )
+        rate = found["fmax_mhz"] * 1e6 / manifest["interval_cycles"]
+        yield f"chip       {used}"
+        yield f"clock      {found['fmax_mhz']:.1f} MHz: {rate:,.0f} frames/s"
+        yield f"bitstream  {escape(str(build / found['bitstream']))}"

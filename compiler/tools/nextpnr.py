@@ -125,6 +125,7 @@ def place_and_route(
     constraints: Path | None = None,
     placer: Placer = "heap",
     router: Router | None = None,
+    timeout_s: float | None = None,
     name: str = "route",
 ) -> RouteResult:
     """Place and route a netlist in the folder ``cwd``; files are called ``<name>.*``.
@@ -133,7 +134,8 @@ def place_and_route(
     grade. ``constraints`` is an LPF or PCF file; ports it does not mention get any free pin.
 
     Raises:
-        ToolError: the design does not fit, or nextpnr stops for another reason than a missed clock.
+        ToolError: the design does not fit, nextpnr stops for another reason than a missed clock, or it takes
+            longer than ``timeout_s``.
     """
     goal_mhz = target.plan_mhz if freq_mhz is None else freq_mhz
     grade = target.speed if speed is None else speed
@@ -151,7 +153,8 @@ def place_and_route(
         arguments += ["--lpf" if target.family == "ecp5" else "--pcf", _relative(constraints, cwd)]
     for stale in (report, routed):
         stale.unlink(missing_ok=True)
-    log = run_logged(f"nextpnr-{target.family}", (*nextpnr.command, *arguments), cwd, f"{name}.log")
+    command = (*nextpnr.command, *arguments)
+    log = run_logged(f"nextpnr-{target.family}", command, cwd, f"{name}.log", timeout_s=timeout_s)
     return _result(report, routed, log, target, goal_mhz, seed, grade)
 
 

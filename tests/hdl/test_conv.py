@@ -97,12 +97,12 @@ def test_enough_stages_are_paced() -> None:
     assert {case.parallel == (1, 1) for case in PACED.values()} == {True, False}
 
 
-@pytest.mark.parametrize("name", ["one multiplier", "kernel rows at once", "kernel at once", "dense", "one step a pass"])
-@pytest.mark.parametrize("extra", [0, 1, 2, 5])
+@pytest.mark.parametrize("name", ["one multiplier", "kernel at once", "dense", "one step a pass"])
+@pytest.mark.parametrize("extra", [0, 1, 4])
 def test_every_ring_works(name: str, extra: int) -> None:
     case = CHOSEN[name]
     least = make_stage(replace(case, ring=None)).params.window.min_rows
-    drive(make_stage(replace(case, ring=least + extra * case.parallel[0])), 3, ["none", "output stalls"])
+    drive(make_stage(replace(case, ring=least + extra * case.parallel[0])), 2, ["none", "output stalls"])
 
 
 @pytest.mark.parametrize("name", ["kernel rows at once", "pointwise", "as many elements as steps", "two bits"])
@@ -116,11 +116,11 @@ def test_a_shallower_queue_would_cost_cycles(name: str) -> None:
     assert (passes - 1) * params.window.steps < in_flight <= passes * params.window.steps
 
 
-@pytest.mark.parametrize("name", ["one multiplier", "kernel at once", "pointwise", "two bits"])
+@pytest.mark.parametrize("name", ["smallest", "kernel at once", "pointwise"])
 def test_an_output_that_waits_long(name: str) -> None:
     """The stage fills its queue to the last place, stops, and goes on as if nothing had happened."""
     stage = make_stage(CHOSEN[name])
-    images = stage.random_frames(2)
+    images = stage.random_frames(3)
     expected = stage.output_beats(images)
     beats = stage.beats(images)
     dut = stage.create()
@@ -135,7 +135,7 @@ def test_an_output_that_waits_long(name: str) -> None:
             ctx.set(dut.i.valid, bool(left))
             if left:
                 ctx.set(Value.cast(dut.i.payload), left[-1])
-            ctx.set(dut.o.ready, cycle % 400 >= 300)
+            ctx.set(dut.o.ready, cycle % 150 >= 100)
             assert not ctx.get(queue.i.valid) or ctx.get(queue.i.ready)
             if left and ctx.get(dut.i.ready):
                 left.pop()
