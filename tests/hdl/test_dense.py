@@ -33,7 +33,7 @@ def test_products_latency_and_ii(name: str) -> None:
         scaled = [(int(s) * int(m) + (1 << conv.shift - 1)) >> conv.shift for s, m in zip(sums, stage.m_o, strict=True)]
         values = np.clip(scaled, conv.low, conv.high).tolist()
         expected += [values[n : n + conv.rows] for n in range(0, conv.filters, conv.rows)]
-    dut = params.create(w_oi, stage.b_rco[0, 0], stage.m_o)
+    dut = params.create(stage.w_rcohwi, stage.b_rco, stage.m_o)
     runs = run_profiles(dut, stage.beats(images), len(expected), watch=dut.o_issue)
     for profile in PROFILES:
         seen = [unpack(payload, conv.out_bits, conv.out_signed, conv.rows) for payload in runs[profile].payloads]
@@ -52,7 +52,7 @@ def test_what_is_refused() -> None:
     conv = make_stage(CASES["whole"]).params
     message = r"^kernel must cover the 2×3 input, not \(2, 2\)$"
     with pytest.raises(ValueError, match=message):
-        DenseParams(replace(conv, window=replace(conv.window, kernel=(2, 2)), pes=2))
+        DenseParams(replace(conv, window=replace(conv.window, kernel=(2, 2))))
     padded = replace(conv.window, padding=((1, 0), (0, 0)))
     assert padded.padding != VALID
     with pytest.raises(ValueError, match=r"^kernel must cover the 2×3 input, not \(2, 3\)$"):
