@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import runpy
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,14 @@ if TYPE_CHECKING:
 __all__ = ["Emission", "emit", "npz_bytes", "render", "verilog"]
 
 VERSION = metadata.version("convfold")
-_LINE = 118
+_LINE = 120
+"""The longest line of an emitted file."""
+_NAME_COLUMN = 20
+"""Longer names stand on a line of their own."""
+_PORTS = (
+    *("clk", "rst", "error"),
+    *(f"{side}_axis_{wire}" for side in "sm" for wire in ("tdata", "tvalid", "tready", "tlast")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,29 +95,26 @@ def emit(emission: Emission) -> dict[str, bytes]:
 def accelerator_source(emission: Emission) -> str:
     """``accelerator.py``: the Amaranth top with every parameter spelt out."""
     plan = emission.plan
-    names = _Names(stage.node.name for stage in plan.stages)
+    names = _Names(*_PORTS, *(stage.node.name for stage in plan.stages))
     stages = []
     used: set[type] = {AxiStreamParams}
     for stage in plan.stages:
         for n, adapter in enumerate(stage.adapters):
             stages.append(
                 {
-                    "name": names.fresh(f"{stage.node.name}_lanes{n or ''}"),
                     "comment": f"{adapter.channels} channels: {adapter.in_lanes} a beat to {adapter.out_lanes} a beat",
-                    "call": call_text(adapter, 8),
-                    "arguments": "",
+                    "code": _submodule(names.fresh(f"{stage.node.name}_lanes{n or ''}"), "stage", adapter, ".create()"),
                 }
             )
             used.add(type(adapter))
-        arrays = ", ".join(f'weights["{stage.node.name}.{part}"]' for part in "wbm")
-        stages.append(
-            {
-                "name": stage.node.name,
-                "comment": stage_text(plan.graph, stage),
-                "call": call_text(stage.engine, 8),
-                "arguments": arrays if isinstance(stage.node, QConv2D) else "",
-            }
-        )
+        name = stage.node.name
+        arrays = [f'weights["{name}.{part}"]' for part in "wbm"] if isinstance(stage.node, QConv2D) else []
+        instance = names.fresh(name) if name.lower() in _PORTS else name
+        code = _submodule(instance, "stage", stage.engine, f".create({', '.join(arrays)})")
+        if max(map(len, code.splitlines())) > _LINE:
+            lines = "".join(f"\n            {array}," for array in arrays)
+            code = _submodule(instance, "stage", stage.engine, f".create({lines}\n        )")
+        stages.append({"comment": stage_text(plan.graph, stage), "code": code})
         used |= _classes(stage.engine)
     return render(
         "accelerator.py.j2",
@@ -117,18 +122,19 @@ def accelerator_source(emission: Emission) -> str:
         top=plan.graph.name,
         target=plan.target.name,
         version=VERSION,
-        source=emission.source.name,
+        source=_plain(emission.source.name),
         sha256=emission.source_sha256,
+        weighted=any(isinstance(stage.node, QConv2D) for stage in plan.stages),
         diagram=[*_diagram(plan)],
         latency=plan.latency_cycles,
         interval=plan.interval_cycles,
         imports=sorted(f"from {cls.__module__} import {cls.__name__}" for cls in used),
-        edge_in={"name": names.fresh("edge_in"), "call": call_text(plan.edge_in, 8), "tdata_bits": plan.edge_in.tdata_bits},
-        edge_out={
-            "name": names.fresh("edge_out"),
-            "call": call_text(plan.edge_out, 8),
-            "tdata_bits": plan.edge_out.tdata_bits,
-        },
+        edges=[
+            _submodule(names.fresh("edge_in"), "source", plan.edge_in, ".create_in()"),
+            _submodule(names.fresh("edge_out"), "sink", plan.edge_out, ".create_out()"),
+        ],
+        in_bits=plan.edge_in.tdata_bits,
+        out_bits=plan.edge_out.tdata_bits,
         stages=stages,
     )
 
@@ -136,7 +142,7 @@ def accelerator_source(emission: Emission) -> str:
 class _Names:
     """Names for what the network has no name for, clear of the names it has."""
 
-    def __init__(self, taken: Iterator[str]) -> None:
+    def __init__(self, *taken: str) -> None:
         self.taken = {name.lower() for name in taken}
 
     def fresh(self, name: str) -> str:
@@ -155,16 +161,30 @@ def _is_params(value: object) -> TypeGuard[DataclassInstance]:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def call_text(params: DataclassInstance, indent: int) -> str:
-    """A parameters object as the call that makes it, one argument a line where a line is too short for all."""
+def _plain(name: str) -> str:
+    """The name of a file as it may stand in a docstring: nobody has checked it."""
+    text = re.sub(r"[^A-Za-z0-9_.+ -]", "?", name)
+    return text if len(text) <= 40 else f"{text[:24]}...{text[-13:]}"
+
+
+def _submodule(name: str, variable: str, params: DataclassInstance, create: str) -> str:
+    """The statement that makes a submodule. A name that Python would mangle in a class is given as a string."""
+    access = f'["{name}"]' if name.startswith("__") else f".{name}"
+    begin, end = f"m.submodules{access} = {variable} = ", create.partition("\n")[0]
+    return f"{begin}{call_text(params, 8, _LINE - 8 - len(begin) - len(end))}{create}"
+
+
+def call_text(params: DataclassInstance, indent: int, room: int) -> str:
+    """A parameters object as the call that makes it, one argument a line where ``room`` is too little for one line."""
     name = type(params).__name__
     arguments = []
     for entry in dataclasses.fields(params):
         value = getattr(params, entry.name)
-        text = call_text(value, indent + 4) if _is_params(value) else repr(value).replace("'", '"')
+        room_here = _LINE - indent - 4 - len(f"{entry.name}=,")
+        text = call_text(value, indent + 4, room_here) if _is_params(value) else repr(value).replace("'", '"')
         arguments.append(f"{entry.name}={text}")
     line = f"{name}({', '.join(arguments)})"
-    if "\n" not in line and len(line) + indent < _LINE - 40:
+    if "\n" not in line and len(line) <= min(room, 90):
         return line
     pad = " " * (indent + 4)
     return "\n".join([f"{name}(", *(f"{pad}{argument}," for argument in arguments), " " * indent + ")"])
@@ -181,7 +201,8 @@ def stage_text(graph: Graph, stage: Stage) -> str:
     assert isinstance(node, QConv2D)
     what = "dense" if node.kind == "dense" else f"convolution {kernel}"
     classes = f", {node.classes.count} border classes" if node.classes.count > 1 else ""
-    return f"{before} → {after}: {what}{classes}, {stage.multipliers} multipliers, {stage.cycles} cycles a frame"
+    multipliers = f"{stage.multipliers} multiplier{'s' * (stage.multipliers > 1)}"
+    return f"{before} → {after}: {what}{classes}, {multipliers}, {stage.cycles} cycles a frame"
 
 
 def _shape(shape: tuple[int, int, int]) -> str:
@@ -189,10 +210,14 @@ def _shape(shape: tuple[int, int, int]) -> str:
 
 
 def _diagram(plan: Plan) -> Iterator[str]:
-    width = max(len(name) for name in ["input", *(stage.node.name for stage in plan.stages)])
-    yield f"    {'input':{width}}  {_shape(plan.graph.input.shape)}, {plan.graph.input.format}"
-    for stage in plan.stages:
-        yield f"    {stage.node.name:{width}}  {stage_text(plan.graph, stage)}"
+    lines = [("input", f"{_shape(plan.graph.input.shape)}, {plan.graph.input.format}")]
+    lines += [(stage.node.name, stage_text(plan.graph, stage)) for stage in plan.stages]
+    width = max(len(name) for name, _ in lines if len(name) <= _NAME_COLUMN)
+    for name, text in lines:
+        if len(name) > _NAME_COLUMN:
+            yield f"    {name}"
+            name = ""
+        yield f"    {name:{width}}  {text}"
 
 
 # --------------------------------------------------------------------------------------------------------------- verilog

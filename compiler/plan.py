@@ -286,7 +286,7 @@ def make_plan(graph: Graph, target: Target, fps: float | None = None) -> Plan:
     if plan.interval_cycles > wanted:
         raise CompileError(
             target.name,
-            f"{fps:g} frames/s at {target.plan_mhz:g} MHz leave {math.floor(wanted)} cycles a frame; {graph.name} needs "
+            f"{fps:,.10g} frames/s at {target.plan_mhz:g} MHz leave {math.floor(wanted)} cycles a frame; {graph.name} needs "
             f"{plan.interval_cycles} at its most parallel, and its slowest layer is '{plan.bottleneck.node.name}'",
             _what_fits(graph, target, fps, plan),
         )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +42,8 @@ Progress = Callable[[str], None]
 class Compiled:
     """A network on its way through the compiler; every stage can be looked at.
 
-    ``command`` is the command line that made it, if one did; ``network`` as written, ``folded`` after the algebra, ``integers`` after quantization, ``plan`` with an engine a layer.
+    ``network`` as written, ``folded`` after the algebra, ``integers`` after quantization, ``plan`` with an engine a layer;
+    ``command`` is the command line that made it, if one did.
     """
 
     source: Path
@@ -74,13 +74,12 @@ class Compiled:
         }
 
     def write(self, folder: str | Path) -> Path:
-        """Write the build folder; it appears whole or not at all.
+        """Write the build folder; it appears whole or not at all. A build that is there already is replaced.
 
-        *Raises* ``CompileError`` if ``folder`` holds something that is not a build of convfold's.
+        *Raises* ``CompileError`` if ``folder`` holds something that is not a build of convfold's, or cannot be written.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or _is_build(folder))):
-            raise CompileError(str(folder), "exists and is no build folder", "choose another folder with -o")
+        self._check_folder(folder)
         explanations = [str(entry) for entry in explain(self.network, self.folded)]
         extra: dict[str, Any] = {"accuracy": self.accuracy, "explanations": explanations}
         if self.command is not None:
@@ -89,23 +88,52 @@ class Compiled:
         expected = golden.run(self.integers, self.vectors)[self.integers.outputs[0]]
         files["vectors.npz"] = npz_bytes({"inputs": self.vectors, "outputs": expected})
         files["report.html"] = report_html(json.loads(files["manifest.json"])).encode()
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            whole = Path(scratch) / "build"
-            whole.mkdir()
-            for name, content in files.items():
-                (whole / name).write_bytes(content)
-            if folder.exists():
-                shutil.move(folder, Path(scratch) / "before")
-            whole.rename(folder)
+        try:
+            _replace_folder(folder, files)
+        except OSError as error:
+            message = f"cannot be written: {error.strerror}"
+            raise CompileError(str(folder), message, "choose another folder with -o") from error
         return folder
+
+    def _check_folder(self, folder: Path) -> None:
+        """Whether ``folder`` may be replaced: nothing is lost but a build."""
+        another = "choose another folder with -o"
+        try:
+            if not folder.exists():
+                return
+            if not (folder.is_dir() and (not any(folder.iterdir()) or _is_build(folder))):
+                raise CompileError(str(folder), "exists and is no build folder", another)
+            for path, what in ((Path.cwd(), "the current folder"), (self.source, "the network itself")):
+                if path.resolve().is_relative_to(folder.resolve()):
+                    raise CompileError(str(folder), f"cannot be replaced, because {what} is in it", another)
+        except OSError as error:
+            raise CompileError(str(folder), f"cannot be read: {error.strerror}", another) from error
 
 
 def _is_build(folder: Path) -> bool:
     try:
-        return "source_sha256" in json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    return isinstance(manifest, dict) and "source_sha256" in manifest
+
+
+def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put a folder with ``files`` where ``folder`` is; if that fails, what was there stays."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        whole, before = Path(scratch, "build"), Path(scratch, "before")
+        whole.mkdir()
+        for name, content in files.items():
+            (whole / name).write_bytes(content)
+        if folder.exists():
+            folder.rename(before)
+        try:
+            whole.rename(folder)
+        except BaseException:
+            if before.exists():
+                before.rename(folder)
+            raise
 
 
 def compile(
@@ -130,9 +158,13 @@ def compile(
     chip = get_target(target)
     progress("import")
     network = load_spec(path)
-    images = calibration if isinstance(calibration, np.ndarray) else None
-    if isinstance(calibration, str | Path):
-        images = load_samples(Path(calibration), network).images
+    match calibration:
+        case None | np.ndarray():
+            images = calibration
+        case str() | Path():
+            images = load_samples(Path(calibration), network).images
+        case _:
+            raise TypeError(f"calibration must be an array or the path of an .npz, not {calibration!r}")
     labelled = None if test is None else load_samples(Path(test), network, labels=True)
     progress("fold")
     folded = fold(network, fold_options or Options())

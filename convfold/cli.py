@@ -6,6 +6,7 @@ Exit status 0 is success, 1 a check that failed, 2 a bad input or a missing tool
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 import time
@@ -31,8 +32,21 @@ P = ParamSpec("P")
 
 FAILED_CHECK, BAD_INPUT = 1, 2
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+# What the commands read from a manifest; the report checks the rest.
+MANIFEST_KEYS = {"name", "top", "target", "input", "outputs", "layers", "estimate", "latency_cycles", "interval_cycles"}
+
+
+class FiniteRange(click.FloatRange):
+    """A number within limits: ``nan`` and ``inf`` are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def _reports_errors(command: Callable[P, int]) -> Callable[P, None]:
@@ -87,7 +101,7 @@ def _read_build(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         message = "is no build folder: it has no readable manifest.json"
         raise CompileError(str(folder), message, "run convfold compile") from error
-    if not isinstance(manifest, dict) or "layers" not in manifest:
+    if not isinstance(manifest, dict) or not manifest.keys() >= MANIFEST_KEYS:
         raise CompileError(str(path), "is not a manifest of convfold's", "run convfold compile again")
     return manifest
 
@@ -130,7 +144,7 @@ calibration_option = click.option(
 @main.command("compile")
 @net_argument
 @click.option("--target", default="generic", show_default=True, help=f"One of {', '.join(TARGETS)}.")
-@click.option("--fps", type=click.FloatRange(0, min_open=True), help="Frames a second; without it the smallest engine.")
+@click.option("--fps", type=FiniteRange(0, min_open=True), help="Frames a second; without it the smallest engine.")
 @calibration_option
 @click.option("--test", type=click.Path(path_type=Path), help="Labelled images (.npz with x, y) for accuracy and simulation.")
 @fold_option
@@ -145,7 +159,7 @@ calibration_option = click.option(
     show_default=True,
     help="How calibration images set a range.",
 )
-@click.option("--percentile", type=click.FloatRange(50, 100, min_open=True), default=99.99, show_default=True)
+@click.option("--percentile", type=FiniteRange(50, 100, min_open=True), default=99.99, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Build folder [default: build/NAME].")
 @json_option
 @_reports_errors
@@ -205,7 +219,7 @@ def _command() -> str:
         if source is not ParameterSource.COMMANDLINE or option.name in ("output", "as_json"):
             continue
         value = context.params[option.name or ""]
-        text = value.name if isinstance(value, Path) else f"{value:g}" if isinstance(value, float) else str(value)
+        text = value.name if isinstance(value, Path) else f"{value:.15g}" if isinstance(value, float) else str(value)
         if isinstance(option, click.Option):
             words.append(option.opts[0])
         if value is not True:
@@ -310,7 +324,7 @@ def simulate(build: Path, frames: int | None, seed: int, waves: bool, simulator:
             f"{profile['mismatches']} mismatches  {profile['cycles']:,} cycles"
         )
     for name in ("latency", "interval"):
-        out.print(f"{name:<14} {found.record[f'{name}_cycles']} cycles measured, {manifest[f'{name}_cycles']} promised")
+        out.print(f"{name:<14} {_cycles(found.record, name)} measured, {manifest[f'{name}_cycles']:,} promised")
     if found.run.waves is not None:
         out.print(f"waves          {escape(str(found.run.waves))}")
     verdict = "[bold green]passed[/]" if found.passed else "[bold red]failed[/]"
@@ -318,12 +332,18 @@ def simulate(build: Path, frames: int | None, seed: int, waves: bool, simulator:
     return 0 if found.passed else FAILED_CHECK
 
 
+def _cycles(record: Mapping[str, Any], name: str) -> str:
+    """A measured number; there is none where the test that measures did not come to its end."""
+    cycles = record[f"{name}_cycles"]
+    return "not" if cycles is None else f"{cycles:,} cycles"
+
+
 # ----------------------------------------------------------------------------------------------------------------- synth
 
 
 @main.command()
 @build_argument
-@click.option("--freq", type=click.FloatRange(0, min_open=True), help="Clock to aim for, MHz [default: planning clock].")
+@click.option("--freq", type=FiniteRange(0, min_open=True), help="Clock to aim for, MHz [default: planning clock].")
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of the placer.")
 @click.option("--speed", type=click.Choice(["6", "7", "8"]), help="ECP5 speed grade [default: 6].")
 @json_option
@@ -373,7 +393,7 @@ def report(build: Path) -> int:
 
 def _summary(build: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     """What is known of a build so far, a line a command that found it out."""
-    if found := manifest["accuracy"]:
+    if found := manifest.get("accuracy"):
         yield (
             f"accuracy   float {found['float']:.2%}, {manifest['input']['bits']}-bit integers {found['integer']:.2%} "
             f"on {found['samples']} test images"
@@ -384,8 +404,8 @@ def _summary(build: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
         verdict = "passed" if found["passed"] else "[bold red]failed[/]"
         yield (
             f"simulation {verdict}: {found['frames']} frames under {len(found['profiles'])} stall profiles, "
-            f"{wrong} of {beats:,} beats differ; latency {found['latency_cycles']:,} and interval "
-            f"{found['interval_cycles']:,} cycles measured"
+            f"{wrong} of {beats:,} beats differ; latency {_cycles(found, 'latency')}, "
+            f"interval {_cycles(found, 'interval')} measured"
         )
     if found := manifest.get("synthesis"):
         used = ", ".join(

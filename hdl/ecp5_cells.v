@@ -200,73 +200,68 @@ module DP16KD (
     integer n;
     initial for (n = 0; n < 1024; n = n + 1) store[n] = INITVAL[20*n +: 18];
 
-    wire [13:0] address_a = {
-        ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7, ADA6, ADA5,
-        ADA4, ADA3, ADA2, ADA1, ADA0
-    };
-    wire [17:0] data_a = {
-        DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10, DIA9,
-        DIA8, DIA7, DIA6, DIA5, DIA4, DIA3, DIA2, DIA1, DIA0
-    };
-    wire [13:0] address_b = {
-        ADB13, ADB12, ADB11, ADB10, ADB9, ADB8, ADB7, ADB6, ADB5,
-        ADB4, ADB3, ADB2, ADB1, ADB0
-    };
-    wire [17:0] data_b = {
-        DIB17, DIB16, DIB15, DIB14, DIB13, DIB12, DIB11, DIB10, DIB9,
-        DIB8, DIB7, DIB6, DIB5, DIB4, DIB3, DIB2, DIB1, DIB0
-    };
+    // Found by each port in its word, written by it, and lost to it because the other port writes: all of this clock.
+    reg [13:0] address_a, address_b;
+    reg [17:0] found_a, written_a, lost_a, word_a;
+    reg [17:0] found_b, written_b, lost_b, word_b;
 
-    // What each port writes, as bits of an 18-bit word; a 9-bit port works on the lower or the upper half.
-    wire upper_a = address_a[3];
-    wire [17:0] enabled_a = DATA_WIDTH_A == 18 ? {{9{address_a[1]}}, {9{address_a[0]}}} : {{9{upper_a}}, {9{~upper_a}}};
-    wire [17:0] written_a = {18{WEA}} & enabled_a;
-    wire [17:0] word_a = DATA_WIDTH_A == 18 ? data_a : {2{data_a[8:0]}};
-    wire upper_b = address_b[3];
-    wire [17:0] enabled_b = DATA_WIDTH_B == 18 ? {{9{address_b[1]}}, {9{address_b[0]}}} : {{9{upper_b}}, {9{~upper_b}}};
-    wire [17:0] written_b = {18{WEB}} & enabled_b;
-    wire [17:0] word_b = DATA_WIDTH_B == 18 ? data_b : {2{data_b[8:0]}};
-
-    // What each port finds in its word: unknown are the bits that the other port writes.
-    wire same_word = address_a[13:4] == address_b[13:4];
-    wire [17:0] lost_a = same_word ? written_b : 18'd0;
-    wire [17:0] found_a = (store[address_a[13:4]] & ~lost_a) | ({18{1'bx}} & lost_a);
-    wire [8:0] half_a = upper_a ? found_a[17:9] : found_a[8:0];
-    wire [17:0] lost_b = same_word ? written_a : 18'd0;
-    wire [17:0] found_b = (store[address_b[13:4]] & ~lost_b) | ({18{1'bx}} & lost_b);
-    wire [8:0] half_b = upper_b ? found_b[17:9] : found_b[8:0];
-
-    // What is in the word of each port after this clock: the same, seen from both, if it is the same word.
-    wire [17:0] next_a = (found_a & ~written_a & ~lost_a) | (word_a & written_a & ~lost_a)
-        | (word_b & lost_a & ~written_a) | ({18{1'bx}} & written_a & lost_a);
-    wire [17:0] next_b = (found_b & ~written_b & ~lost_b) | (word_b & written_b & ~lost_b)
-        | (word_a & lost_b & ~written_b) | ({18{1'bx}} & written_b & lost_b);
-
-    reg [17:0] read_a;
-    reg [17:0] out_a;
+    reg [17:0] read_a, out_a;
+    reg [17:0] read_b, out_b;
     assign {
         DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10, DOA9,
         DOA8, DOA7, DOA6, DOA5, DOA4, DOA3, DOA2, DOA1, DOA0
     } = out_a;
-    reg [17:0] read_b;
-    reg [17:0] out_b;
     assign {
         DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9,
         DOB8, DOB7, DOB6, DOB5, DOB4, DOB3, DOB2, DOB1, DOB0
     } = out_b;
 
+    // Evaluated once a clock and not with every change of a pin, so that designs of many blocks simulate fast.
+    // verilator lint_off BLKSEQ
     always @(posedge CLKA) begin
         if ({CEA, OCEA, RSTA, CSA2, CSA1, CSA0, CEB, OCEB, RSTB, CSB2, CSB1, CSB0} !== 12'b110000110000) begin
             $display("ERROR: %m: this model of DP16KD needs CE and OCE high, RST and CS low, at both ports");
             $finish;
         end
-        if (WEA !== 1'b1) read_a <= DATA_WIDTH_A == 18 ? found_a : {{9{1'bx}}, half_a};
-        if (WEB !== 1'b1) read_b <= DATA_WIDTH_B == 18 ? found_b : {{9{1'bx}}, half_b};
+        address_a = {ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7, ADA6, ADA5, ADA4, ADA3, ADA2, ADA1, ADA0};
+        address_b = {ADB13, ADB12, ADB11, ADB10, ADB9, ADB8, ADB7, ADB6, ADB5, ADB4, ADB3, ADB2, ADB1, ADB0};
+        found_a = store[address_a[13:4]];
+        found_b = store[address_b[13:4]];
+        if (WEA !== 1'b0 || WEB !== 1'b0) begin
+            word_a = {
+                DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10, DIA9,
+                DIA8, DIA7, DIA6, DIA5, DIA4, DIA3, DIA2, DIA1, DIA0
+            };
+            word_b = {
+                DIB17, DIB16, DIB15, DIB14, DIB13, DIB12, DIB11, DIB10, DIB9,
+                DIB8, DIB7, DIB6, DIB5, DIB4, DIB3, DIB2, DIB1, DIB0
+            };
+            if (DATA_WIDTH_A == 9) word_a = {2{word_a[8:0]}};
+            if (DATA_WIDTH_B == 9) word_b = {2{word_b[8:0]}};
+            written_a = {18{WEA}} & (DATA_WIDTH_A == 9
+                ? {{9{address_a[3]}}, {9{~address_a[3]}}} : {{9{address_a[1]}}, {9{address_a[0]}}});
+            written_b = {18{WEB}} & (DATA_WIDTH_B == 9
+                ? {{9{address_b[3]}}, {9{~address_b[3]}}} : {{9{address_b[1]}}, {9{address_b[0]}}});
+            lost_a = address_a[13:4] == address_b[13:4] ? written_b : 18'd0;
+            lost_b = address_a[13:4] == address_b[13:4] ? written_a : 18'd0;
+            // Both statements store the same where it is the same word.
+            if (WEA !== 1'b0)
+                store[address_a[13:4]] <= (found_a & ~written_a & ~lost_a) | (word_a & written_a & ~lost_a)
+                    | (word_b & lost_a & ~written_a) | ({18{1'bx}} & written_a & lost_a);
+            if (WEB !== 1'b0)
+                store[address_b[13:4]] <= (found_b & ~written_b & ~lost_b) | (word_b & written_b & ~lost_b)
+                    | (word_a & lost_b & ~written_b) | ({18{1'bx}} & written_b & lost_b);
+            found_a = (found_a & ~lost_a) | ({18{1'bx}} & lost_a);
+            found_b = (found_b & ~lost_b) | ({18{1'bx}} & lost_b);
+        end
+        if (DATA_WIDTH_A == 9) found_a = {{9{1'bx}}, address_a[3] ? found_a[17:9] : found_a[8:0]};
+        if (DATA_WIDTH_B == 9) found_b = {{9{1'bx}}, address_b[3] ? found_b[17:9] : found_b[8:0]};
+        if (WEA !== 1'b1) read_a <= found_a;
+        if (WEB !== 1'b1) read_b <= found_b;
         out_a <= read_a;
         out_b <= read_b;
-        if (WEA !== 1'b0) store[address_a[13:4]] <= next_a;
-        if (WEB !== 1'b0) store[address_b[13:4]] <= next_b;
     end
+    // verilator lint_on BLKSEQ
 
     always @(posedge CLKB)
         if (CLKA !== 1'b1) begin

@@ -50,7 +50,7 @@ class Network:
         padding: Field = "valid",
         **fields: Field,
     ) -> Network:
-        height, width, channels = self.out_shape
+        channels = self.out_shape[2]
         taps = kernel[0] * kernel[1] * channels
         self.arrays[f"{name}.w"] = self.rng.normal(size=(filters, *kernel, channels)) / taps**0.5
         self.arrays[f"{name}.b"] = self.rng.normal(size=filters) / 4
@@ -210,3 +210,16 @@ def _random_pool(network: Network, name: str, pick: Any) -> None:
     kernel = pick(1, 2, min(3, height)), pick(1, 2, min(3, width))
     kernel = min(kernel[0], height), min(kernel[1], width)
     network.pool(name, kernel, (pick(1, 2, 3), pick(1, 2)), pick("valid", "same"))
+
+
+def compile_network(
+    network: Network,
+    folder: Path,
+    target: str = "generic",
+    *,
+    fps: float | None = None,
+    fold: Options | None = None,
+    quantize: QuantizeOptions | None = None,
+) -> Compiled:
+    """Write a network to ``folder`` and compile it."""
+    return compile(network.write(folder), target, fps=fps, fold_options=fold, quantize_options=quantize)

@@ -1,0 +1,267 @@
+"""The plan: small where it may be, fast where it must be, and refused with a hint that holds."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+
+from convfold.api import compile
+from convfold.compiler.errors import CompileError
+from convfold.compiler.graph import Graph
+from convfold.compiler.plan import Plan, make_plan
+from convfold.compiler.spec import load_spec
+from convfold.compiler.targets import TARGETS, get_target
+from convfold.hdl.conv import ConvParams
+from convfold.hdl.dense import DenseParams
+from convfold.hdl.max_pool import MaxPoolParams
+from tests.networks import Network, compile_network, random_case
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "examples" / "digits"
+
+SEEDS = range(40)
+RATES = (1e3, 1e4, 5e4, 2e5, 4e5, 8e5, 1.6e6, 5e6)
+GENERIC = get_target("generic")
+
+
+@cache
+def integers(seed: int) -> Graph:
+    """A random network, quantized."""
+    with TemporaryDirectory() as folder:
+        return replace(random_case(seed, most_macs=1500), target="generic", fps=None).compile(Path(folder)).integers
+
+
+@cache
+def digits() -> Graph:
+    return compile(DIGITS / "digits.toml", calibration=DIGITS / "calibration.npz").integers
+
+
+def multipliers(plan: Plan) -> int:
+    return sum(stage.multipliers for stage in plan.stages)
+
+
+def compiles(graph: Graph, target: str, fps: float | None) -> bool:
+    try:
+        make_plan(graph, get_target(target), fps)
+    except CompileError:
+        return False
+    return True
+
+
+# ----------------------------------------------------------------------------------------------------------- the smallest
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_without_a_rate_nothing_is_parallel(target: str) -> None:
+    plan = make_plan(digits(), get_target(target))
+    assert [stage.node.name for stage in plan.stages] == ["project", "norm", "pool", "classify"]
+    for stage in plan.stages:
+        assert (stage.window.lanes, stage.window.parallel, stage.out_lanes) == (1, (1, 1), 1)
+        assert stage.adapters == ()
+        if isinstance(stage.core, ConvParams):
+            assert (stage.core.rows, stage.core.pes, stage.multipliers) == (1, 1, 1)
+    assert not plan.resources.lacking(get_target(target))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_without_a_rate_every_layer_has_one_multiplier(seed: int) -> None:
+    plan = make_plan(integers(seed), GENERIC)
+    assert all(stage.multipliers == (not isinstance(stage.engine, MaxPoolParams)) for stage in plan.stages)
+
+
+# --------------------------------------------------------------------------------------------------------------- the rate
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_rate_is_met_or_refused(seed: int) -> None:
+    """All stages meet the interval; a higher rate never takes fewer multipliers; a refused rate stays refused."""
+    graph = integers(seed)
+    before, refused = multipliers(make_plan(graph, GENERIC)), False
+    for rate in RATES:
+        wanted = GENERIC.plan_mhz * 1e6 / rate
+        try:
+            plan = make_plan(graph, GENERIC, rate)
+        except CompileError as error:
+            refused = True
+            assert re.match(r"generic: [\d,]+ frames/s at 100 MHz leave \d+ cycles a frame; net\d+ needs \d+ at its", str(error))
+            continue
+        assert not refused
+        assert plan.interval_cycles <= wanted
+        assert all(stage.cycles <= wanted for stage in plan.stages)
+        assert plan.edge_in.frame_beats <= wanted
+        assert multipliers(plan) >= before
+        before = multipliers(plan)
+
+
+@pytest.mark.parametrize("rate", [None, 1e4, 2e4, 1e5])
+def test_the_slowest_layer_of_digits_never_waits(rate: float | None) -> None:
+    """In the steady state it issues a step in every cycle."""
+    plan = make_plan(digits(), GENERIC, rate)
+    slowest = plan.bottleneck
+    starts = plan.timetable.starts[plan.stages.index(slowest)]
+    passes = slowest.cycles // slowest.window.steps
+    for frame in range(1, len(starts) // passes - 1):
+        first, after = starts[frame * passes], starts[(frame + 1) * passes]
+        assert slowest.cycles / (after - first) >= 0.95
+    assert plan.interval_cycles == slowest.cycles
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(("kernel", "stride"), [((3, 3), (1, 1)), ((4, 2), (3, 1)), ((2, 3), (2, 2)), ((1, 1), (2, 1))])
+def test_no_cycle_is_lost_between_frames(
+    kernel: tuple[int, int], stride: tuple[int, int], padding: str, tmp_path: Path
+) -> None:
+    """The ring has room for the next frame's first rows, whatever the window."""
+    network = Network((7, 6, 2)).conv("edges", 9, kernel, stride, padding)
+    plan = compile_network(network, tmp_path).plan
+    assert plan.interval_cycles == plan.stages[0].cycles
+
+
+def test_stages_that_hinder_each_other_are_made_faster(tmp_path: Path) -> None:
+    """Two layers of the same speed lose some cycles to each other; the wanted interval still holds."""
+    network = Network((6, 6, 1)).conv("one", 4, (3, 3), padding="same").relu("live").conv("two", 4, (3, 3), padding="same")
+    graph = compile_network(network, tmp_path).integers
+    for cycles in range(300, 1400, 7):
+        try:
+            plan = make_plan(graph, GENERIC, 1e8 / cycles)
+        except CompileError:
+            continue
+        assert plan.interval_cycles <= cycles
+
+
+def test_adapters_go_through_a_common_divisor(tmp_path: Path) -> None:
+    """Every stream between two stages has the width that its reader wants."""
+    found = set()
+    for seed in SEEDS:
+        for rate in RATES:
+            try:
+                plan = make_plan(integers(seed), GENERIC, rate)
+            except CompileError:
+                continue
+            lanes = plan.edge_in.lanes
+            for stage in plan.stages:
+                for adapter in stage.adapters:
+                    assert adapter.in_lanes == lanes
+                    lanes = adapter.out_lanes
+                assert stage.window.lanes == lanes
+                lanes = stage.out_lanes
+                found.add(len(stage.adapters))
+            assert plan.edge_out.lanes == lanes
+    assert found >= {0, 1}
+
+
+@pytest.mark.parametrize("rate", [math.nan, math.inf, -math.inf, 0.0, -1.0])
+def test_no_rate_at_all(rate: float) -> None:
+    with pytest.raises(CompileError, match=rf"^--fps: {rate:g} frames/s is no rate\n  fix: give a number above 0$"):
+        make_plan(digits(), GENERIC, rate)
+
+
+# ---------------------------------------------------------------------------------------------------------- refused plans
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("target", ["ice40-up5k", "ice40-hx8k", "ecp5-25k"])
+def test_a_hint_is_true(target: str, seed: int) -> None:
+    """What a refusal suggests compiles."""
+    graph = integers(seed)
+    for rate in (None, *RATES):
+        try:
+            plan = make_plan(graph, get_target(target), rate)
+        except CompileError as error:
+            assert error.source == target
+            if error.hint == "use fewer channels, or fewer bits":
+                assert not compiles(graph, target, 1.0)
+                continue
+            for hint in error.hint.split(", or "):
+                if found := re.fullmatch(r"--fps (\d+) fits", hint):
+                    assert rate is not None and int(found[1]) <= rate
+                    assert compiles(graph, target, int(found[1]))
+                else:
+                    found = re.fullmatch(r"--target (\S+) fits", hint)
+                    assert found is not None and compiles(graph, found[1], rate)
+            continue
+        assert not plan.resources.lacking(get_target(target))
+
+
+def test_a_refusal_says_what_is_needed_what_there_is_and_what_fits() -> None:
+    with pytest.raises(
+        CompileError,
+        match=r"^ice40-up5k: digits needs (\d+) multipliers \(DSP\), and there are 8\n"
+        r"  fix: --fps \d+ fits, or --target ecp5-25k fits$",
+    ):
+        make_plan(digits(), get_target("ice40-up5k"), 5000)
+
+
+def test_a_rate_out_of_reach_names_the_slowest_layer() -> None:
+    with pytest.raises(
+        CompileError,
+        match=r"^generic: 10,000,000 frames/s at 100 MHz leave 10 cycles a frame; digits needs \d+ at its most parallel, and "
+        r"its slowest layer is '\w+'\n  fix: --fps \d+ fits$",
+    ):
+        make_plan(digits(), GENERIC, 1e7)
+
+
+def test_a_network_that_fits_nowhere(tmp_path: Path) -> None:
+    network = Network((2, 2, 64)).conv("wide", 1000, (2, 2))
+    graph = compile_network(network, tmp_path).integers
+    with pytest.raises(
+        CompileError,
+        match=r"^ice40-up5k: net needs \d+ block RAMs, and there are 30\n  fix: use fewer channels, or fewer bits$",
+    ):
+        make_plan(graph, replace(get_target("ice40-up5k"), luts=10**6))
+
+
+def test_only_chains(tmp_path: Path) -> None:
+    path = Network((4, 4, 1)).conv("one", 2).relu("live").conv("two", 2, (1, 1)).write(tmp_path)
+    path.write_text(path.read_text().replace('"name": "net"', '"name": "net", "outputs": ["live", "two"]', 1))
+    with pytest.raises(
+        CompileError,
+        match=r"^net\.json: layer 1 'one': its output is read 2 times\n  fix: the engine takes chains of layers only$",
+    ):
+        compile(path)
+
+
+# ----------------------------------------------------------------------------------------------------------------- engines
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_accumulators_hold_every_sum(seed: int) -> None:
+    """The worst input of every output channel, with its bias and without."""
+    graph = integers(seed)
+    for stage in make_plan(graph, GENERIC).stages:
+        if not isinstance(stage.core, ConvParams):
+            continue
+        form = graph.format_of(stage.node.inputs[0])
+        w, b = (graph.weights[f"{stage.node.name}.{part}"] for part in "wb")
+        most = np.where(w > 0, w * form.max_raw, w * form.min_raw).sum(axis=(3, 4, 5))
+        least = np.where(w > 0, w * form.min_raw, w * form.max_raw).sum(axis=(3, 4, 5))
+        limit = 1 << (stage.core.acc_bits - 1)
+        assert max(most.max(), (most + b).max()) < limit
+        assert min(least.min(), (least + b).min()) >= -limit
+
+
+def test_hard_multipliers_go_to_the_greatest_layers() -> None:
+    plan = make_plan(digits(), get_target("ecp5-25k"), 50_000)
+    hard = {stage.node.name: stage.multipliers for stage in plan.stages if getattr(stage.core, "multiplier", "") == "ecp5"}
+    soft = [stage.multipliers for stage in plan.stages if getattr(stage.core, "multiplier", "") == "behavioural"]
+    assert 0 < sum(hard.values()) <= 28
+    assert all(count > 28 - sum(hard.values()) or count <= min(hard.values()) for count in soft)
+    assert plan.resources.dsps == sum(hard.values())
+
+
+def test_every_stage_has_the_engine_of_its_layer() -> None:
+    plan = make_plan(digits(), GENERIC)
+    assert [type(stage.engine) for stage in plan.stages] == [ConvParams, ConvParams, MaxPoolParams, DenseParams]
+
+
+def test_the_same_graph_gives_the_same_plan() -> None:
+    graph = load_spec(DIGITS / "digits.toml")
+    assert graph == load_spec(DIGITS / "digits.toml")
+    assert make_plan(digits(), GENERIC, 2e4) == make_plan(digits(), GENERIC, 2e4)

@@ -1,0 +1,276 @@
+"""The ECP5 forms of multiplier, ROM and RAM beside the behavioural ones, and whole stages made of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth.hdl import Module, Signal
+
+from convfold.hdl.max_pool import MaxPoolParams
+from convfold.hdl.multiplier import MultiplierParams
+from convfold.hdl.ram import RamParams
+from convfold.hdl.rom import RomParams
+from convfold.hdl.window import WindowParams
+from tests.hdl.bench import pack
+from tests.hdl.conv_cases import SAME, ConvCase, make_stage
+from tests.hdl.verilog_bench import (
+    BENCH_END,
+    BENCH_HEAD,
+    CELLS,
+    VerilogBench,
+    compile_bench,
+    write_hex,
+    write_verilog,
+)
+
+
+class Pairs:
+    """A design that holds two components for each case, and the bench's view of their ports."""
+
+    def __init__(self) -> None:
+        self.module = Module()
+        self.ports: list[Signal] = []
+        self.declarations: list[str] = []
+        self.connections = [".clk(clk)", ".rst(1'b0)"]
+
+    def port(self, name: str, bits: int, driven: bool) -> Signal:
+        signal = Signal(bits, name=name)
+        self.ports.append(signal)
+        self.declarations.append(f"    {'reg' if driven else 'wire'} [{bits - 1}:0] {name}{' = 0' if driven else ''};")
+        self.connections.append(f".{name}({name})")
+        return signal
+
+    def inputs(self, prefix: str, *names_and_bits: tuple[str, int]) -> dict[str, Signal]:
+        return {name: self.port(f"{prefix}_{name}", bits, True) for name, bits in names_and_bits}
+
+    def add(self, prefix: str, form: str, component: Any, inputs: dict[str, Signal], bits: int) -> None:
+        self.module.submodules[f"{prefix}_{form}"] = component
+        for name, signal in inputs.items():
+            self.module.d.comb += getattr(component, f"i_{name}").eq(signal)
+        self.module.d.comb += self.port(f"{prefix}_{form}", bits, False).eq(component.o)
+
+    def compile(self, folder: Path, body: str) -> VerilogBench:
+        path = write_verilog(self.module, "pairs", folder, self.ports)
+        connections = ",\n        ".join(self.connections)
+        text = "\n".join([BENCH_HEAD, *self.declarations, f"    pairs pairs (\n        {connections});", body, BENCH_END])
+        (folder / "bench.v").write_text(text, encoding="utf-8")
+        return compile_bench([CELLS, path, folder / "bench.v"], folder)
+
+
+def loop(cycles: int, stimulus: Sequence[str], checks: Sequence[str]) -> str:
+    """Drive, clock, then compare; in the first cycles the registers of the models are unknown."""
+    return "\n".join(
+        [
+            "    integer n;",
+            "    initial begin",
+            f"        for (n = 0; n < {cycles}; n = n + 1) begin",
+            *(f"            {line}" for line in stimulus),
+            "            @(posedge clk); #1;",
+            *(f"            if (n > 1 && {check}) wrong = wrong + 1;" for check in checks),
+            "        end",
+        ]
+    )
+
+
+def test_multipliers(tmp_path: Path) -> None:
+    """All 2**16 pairs of 8×8 bits, all 2**17 of 9×8; corners and random pairs of other widths."""
+    pairs = Pairs()
+    stimulus, checks = [], []
+    for a_bits, b_bits in [(8, 8), (9, 8), (18, 18), (2, 17), (12, 5), (17, 16)]:
+        prefix = f"m{a_bits}x{b_bits}"
+        inputs = pairs.inputs(prefix, ("a", a_bits), ("b", b_bits))
+        for kind in ("behavioural", "ecp5"):
+            component = MultiplierParams(a_bits, b_bits, kind).create()
+            pairs.add(prefix, kind, component, inputs, a_bits + b_bits)
+        if a_bits + b_bits <= 17:
+            stimulus.append(f"{{{prefix}_a, {prefix}_b}} = n;")
+        else:
+            for operand, bits in (("a", a_bits), ("b", b_bits)):
+                corner = f"{{1'b1, {bits - 1}'d0}} - ($random & 1)"
+                stimulus.append(f"{prefix}_{operand} = ($random & 3) ? $random : {corner};")
+        checks.append(f"{prefix}_behavioural !== {prefix}_ecp5")
+    pairs.compile(tmp_path, loop((1 << 17) + 3, stimulus, checks)).check()
+
+
+ROM_WIDTHS = {
+    64: (1, 9, 18, 19, 35, 36, 37, 54, 55, 72),
+    200: (7, 27, 40),
+    512: (8, 18, 20, 72),
+    513: (18, 19, 36),
+    1024: (9, 18, 33),
+    1025: (8, 10),
+    2048: (9, 17),
+    2049: (3, 19),
+    4097: (9, 72),
+}
+
+
+def test_roms(tmp_path: Path) -> None:
+    """Every address once, then random ones; both forms against each other, and one against its words."""
+    pairs = Pairs()
+    stimulus, checks = [], []
+    for depth, widths in ROM_WIDTHS.items():
+        inputs = pairs.inputs(f"d{depth}", ("addr", (depth - 1).bit_length()))
+        stimulus.append(f"d{depth}_addr = n < {depth} ? n : {{$random}} % {depth};")
+        for width in widths:
+            words = [random.getrandbits(width) for _ in range(depth)]
+            for kind in ("behavioural", "ecp5"):
+                pairs.add(f"d{depth}_w{width}", kind, RomParams(width, depth, kind).create(words), inputs, width)
+            checks.append(f"d{depth}_w{width}_behavioural !== d{depth}_w{width}_ecp5")
+    pairs.compile(tmp_path, loop(4097 + 1500, stimulus, checks)).check()
+
+
+RAM_WIDTHS = {64: (1, 8, 19), 100: (36,), 1000: (8, 20), 1024: (18,), 1025: (9, 10), 2048: (8,), 2049: (16,), 4100: (9,)}
+
+
+def test_rams(tmp_path: Path) -> None:
+    """A read every cycle and a write in three of four; half the reads are of an address written lately."""
+    pairs = Pairs()
+    stimulus, checks = [], []
+    for depth, widths in RAM_WIDTHS.items():
+        bits = (depth - 1).bit_length()
+        for width in widths:
+            name = f"d{depth}_w{width}"
+            inputs = pairs.inputs(name, ("addr", bits), ("write_addr", bits), ("write_data", width), ("write_en", 1))
+            for kind in ("behavioural", "ecp5"):
+                pairs.add(name, kind, RamParams(width, depth, kind).create(), inputs, width)
+            pairs.declarations.append(f"    reg [1:0] {name}_defined = 0;")
+            near = min(depth, 40)
+            stimulus += [
+                f"{name}_addr = $random & 1 ? {name}_write_addr : {{$random}} % {depth};",
+                f"{name}_write_addr = $random & 3 ? {depth - near} + {{$random}} % {near} : {{$random}} % {depth};",
+                f"{name}_write_data = {{$random, $random}};",
+                f"{name}_write_en = ($random & 3) != 0;",
+                f"{name}_defined = {{{name}_defined[0], !({name}_write_en && {name}_addr == {name}_write_addr)}};",
+            ]
+            checks.append(f"{name}_defined[1] && {name}_behavioural !== {name}_ecp5")
+    pairs.compile(tmp_path, loop(6000, stimulus, checks)).check()
+
+
+STREAM_BENCH = """\
+    parameter SENT = 1, DUE = 1, IN_BITS = 1, OUT_BITS = 1;
+    reg [IN_BITS-1:0] beats [0:SENT-1];
+    reg [2*OUT_BITS-1:0] due [0:DUE-1];
+    reg [IN_BITS-1:0] i_payload = 0;
+    reg i_valid = 1'b0;
+    reg o_ready = 1'b0;
+    reg sending, receiving;
+    wire i_ready, o_valid;
+    wire [OUT_BITS-1:0] o_payload;
+    reg [OUT_BITS-1:0] care, known;
+    integer sent = 0, taken = 0, cycles = 0, gaps, stalls;
+
+    stage stage (
+        .clk(clk), .rst(1'b0),
+        .i__payload(i_payload), .i__valid(i_valid), .i__ready(i_ready),
+        .o__payload(o_payload), .o__valid(o_valid), .o__ready(o_ready)
+    );
+
+    initial begin
+        if (!$value$plusargs("gaps=%d", gaps)) gaps = 0;
+        if (!$value$plusargs("stalls=%d", stalls)) stalls = 0;
+        $readmemh("beats.hex", beats);
+        $readmemh("due.hex", due);
+        while (taken < DUE && cycles < 200000) begin
+            cycles = cycles + 1;
+            if (sent < SENT && !i_valid && {$random} % 8 >= gaps) begin
+                i_payload = beats[sent];
+                i_valid = 1'b1;
+            end
+            o_ready = {$random} % 8 >= stalls;
+            #1;
+            sending = i_valid && i_ready === 1'b1;
+            receiving = o_ready && o_valid === 1'b1;
+            if (receiving) begin
+                {care, known} = due[taken];
+                if (((o_payload ^ known) & care) !== {OUT_BITS{1'b0}}) wrong = wrong + 1;
+                taken = taken + 1;
+            end
+            if (o_valid === 1'bx || i_ready === 1'bx) wrong = wrong + 1;
+            @(posedge clk); #1;
+            if (sending) begin
+                sent = sent + 1;
+                i_valid = 1'b0;
+            end
+        end
+        if (taken != DUE) wrong = wrong + 1;
+"""
+
+STALLS = [(0, 0), (4, 0), (0, 4), (4, 4), (0, 7)]
+
+
+def stream_bench(design: Any, beats: list[int], in_bits: int, due: list[list[int]], bits: int, lanes: int, folder: Path) -> None:
+    """Run a stage as Verilog with the models of its cells, under every kind of stall; fillers are not looked at."""
+    vectors = []
+    for part in due:
+        care = pack([-1] * len(part), bits)
+        vectors.append(care << bits * lanes | pack(part, bits))
+    write_hex(beats, in_bits, folder / "beats.hex")
+    write_hex(vectors, 2 * bits * lanes, folder / "due.hex")
+    sizes = {"SENT": len(beats), "DUE": len(due), "IN_BITS": in_bits, "OUT_BITS": bits * lanes}
+    body = STREAM_BENCH
+    for name, value in sizes.items():
+        body = body.replace(f"{name} = 1", f"{name} = {value}")
+    (folder / "bench.v").write_text(BENCH_HEAD + body + BENCH_END, encoding="utf-8")
+    bench = compile_bench([CELLS, write_verilog(design, "stage", folder), folder / "bench.v"], folder)
+    for gaps, stalls in STALLS:
+        bench.check(f"+gaps={gaps}", f"+stalls={stalls}")
+
+
+STAGES = {
+    "one at a time": ConvCase((6, 7, 4), 4, (3, 3), padding=SAME, pes=2, ring=None),
+    "kernel rows at once": ConvCase((5, 9, 8), 8, (3, 3), padding=SAME, pes=8, parallel=(3, 1), ring=None, signed=True),
+    "kernel at once": ConvCase((4, 6, 32), 12, (3, 3), pes=2, rows=2, parallel=(3, 3), ring=None),
+    "kernel at once, wide": ConvCase((3, 7, 70), 3, (1, 1), lanes=2, pes=2, parallel=(1, 1), ring=None),
+    "classes, serial": ConvCase(
+        (4, 8, 3), 3, (3, 3), padding=SAME, serial=True, ring=None, class_rows=(0, 1, 3), class_cols=(0, 1, 7)
+    ),
+    "fast writer": ConvCase((7, 16, 4), 3, (2, 2), (1, 2), lanes=1, pes=2, ring=None),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_conv_stages(name: str, tmp_path: Path) -> None:
+    """Frames back to back through the smallest ring: a word that is read while it is written would be unknown."""
+    stage = make_stage(replace(STAGES[name], kind="ecp5"))
+    params = stage.params
+    images = stage.random_frames(3)
+    design = stage.create()
+    window = params.window
+    assert RamParams(window.lanes * window.bits, bank_words(window), "ecp5").in_blocks
+    assert params.mac_row.rom_params.in_blocks
+    stream_bench(
+        design,
+        stage.beats(images),
+        window.lanes * window.bits,
+        stage.output_beats(images),
+        params.out_bits,
+        params.rows,
+        tmp_path,
+    )
+
+
+def bank_words(window: WindowParams) -> int:
+    return window.rows // window.parallel[0] * -(-window.width // window.parallel[1]) * window.beats
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_max_pool_stages(stride: int, tmp_path: Path) -> None:
+    window = WindowParams(
+        6, 12, 5, 2, 8, True, (2, 2), (stride, stride), ((0, 0), (0, 0)), 4,
+        channelwise=True, pad_raw=-128, memory="ecp5",
+    )  # fmt: skip
+    params = MaxPoolParams(replace(window, rows=window.min_rows))
+    assert RamParams(16, bank_words(params.window), "ecp5").in_blocks
+    rng = np.random.default_rng(1)
+    images = [rng.integers(-128, 128, (6, 12, 5)).tolist() for _ in range(3)]
+    pixels = [pixel for image in images for row in image for pixel in row]
+    beats = [pack(pixel[n : n + 2], 8) for pixel in pixels for n in range(0, 5, 2)]
+    due = [beat[: 1 if n % 3 == 2 else 2] for image in images for n, beat in enumerate(params.reference(image))]
+    stream_bench(params.create(), beats, 16, due, 8, 2, tmp_path)
