@@ -126,11 +126,27 @@ def _requantizer(params: RequantizerParams, target: Target) -> Resources:
 
 def _queue(width: int, depth: int, target: Target) -> Resources:
     pointers = 3 * (depth - 1).bit_length()
-    return _memory(width, depth, target, ram=True) + Resources(luts=pointers + 10 + width, ffs=pointers + 2 + width)
+    control = Resources(luts=pointers + 10 + width, ffs=pointers + 2 + width)
+    if target.family == "ecp5":
+        return _ecp5_queue_store(width, depth) + control
+    return _memory(width, depth, target, ram=True) + control
+
+
+def _ecp5_queue_store(width: int, depth: int) -> Resources:
+    """A queue instantiates no cells: yosys takes a block RAM where that saves some twenty distributed ones."""
+    blocks = -(-width // 36) * -(-depth // 512)
+    if -(-width // 4) * -(-depth // 16) > 20 * blocks:
+        return Resources(brams=blocks, ffs=width)
+    return _distributed(width, depth)
 
 
 def _edge(params: AxiStreamParams) -> Resources:
     return Resources(luts=params.tdata_bits + 30, ffs=2 * params.tdata_bits + 20)
+
+
+def _distributed(width: int, depth: int) -> Resources:
+    """A distributed RAM of ECP5: of 16 words, two LUTs (and two for writing) for four bits."""
+    return Resources(luts=(-(-width // 4) * 4 + width // 2) * -(-depth // 16), ffs=width)
 
 
 def _memory(width: int, depth: int, target: Target, *, ram: bool = False) -> Resources:
@@ -140,9 +156,7 @@ def _memory(width: int, depth: int, target: Target, *, ram: bool = False) -> Res
         params = RamParams(width, depth, "ecp5") if ram else RomParams(width, depth, "ecp5")
         if params.in_blocks:
             return Resources(brams=params.blocks)
-        cells = -(-depth // 16)
-        # A distributed RAM of 16 words takes two LUTs (and two for writing) for four bits.
-        return Resources(luts=(-(-width // 4) * 4 + width // 2) * cells if ram else width * cells) + output * 2
+        return (_distributed(width, depth) if ram else Resources(luts=width * -(-depth // 16)) + output) + output
     if target.family == "ice40":
         shapes = ((256, 16), (512, 8), (1024, 4), (2048, 2))
         blocks = min(-(-width // bits) * -(-depth // words) for words, bits in shapes)

@@ -24,8 +24,9 @@ class MacRowParams:
     cycle, the last element first. Samples, weight address and flags hop from element to element, one register each, so no net
     fans out.
 
-    *Timing* ``ii`` 1 cycle a step; the steps of a pass must come in consecutive cycles, at least ``pes`` of them. The first sum of a pass leaves ``latency`` cycles
-    after its last step enters, the others in the cycles that follow. ``i_address`` runs ``address_lead`` cycles ahead.
+    *Timing* ``ii`` 1 cycle a step; the steps of a pass must come in consecutive cycles, at least ``pes`` of them. The first
+    sum of a pass leaves ``latency`` cycles after its last step enters, the others in the cycles that follow. ``i_address``
+    runs ``address_lead`` cycles ahead.
 
     *Parameters* ``x_bits``, ``x_signed``: samples; ``w_bits``: signed weights; ``acc_bits``: signed sums, wide enough for every
     partial sum; ``depth_words``: weight words an element; ``multiplier`` and ``memory``: kinds of leaf cells.

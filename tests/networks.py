@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from convfold.api import Compiled, compile
 from convfold.compiler.graph import window_size
 from convfold.compiler.passes import Options
 from convfold.compiler.quantize import QuantizeOptions
+from convfold.compiler.tools.errors import ToolError
+from convfold.compiler.tools.simulators import BenchRun, find_simulator, run_cocotb
 
 Field = Any
 Arrays = dict[str, NDArray[Any]]
@@ -223,3 +226,28 @@ def compile_network(
 ) -> Compiled:
     """Write a network to ``folder`` and compile it."""
     return compile(network.write(folder), target, fps=fps, fold_options=fold, quantize_options=quantize)
+
+
+def simulate_once(build: Path, frames: int = 2) -> BenchRun:
+    """The emitted bench's test without stalls alone: the quickest way to see a build compute what golden does."""
+    top = json.loads((build / "manifest.json").read_text(encoding="utf-8"))["top"]
+    return run_cocotb(
+        find_simulator(small_simulator()),
+        [build / "accelerator.v"],
+        top,
+        "test_accelerator",
+        build,
+        env={"CONVFOLD_FRAMES": str(frames)},
+        testcase="no_stalls",
+    )
+
+
+def small_simulator() -> str:
+    """The simulator for small networks: Icarus, which starts at once, or else Verilator; the test is skipped without."""
+    for name in ("icarus", "verilator"):
+        try:
+            find_simulator(name)
+        except ToolError:
+            continue
+        return name
+    pytest.skip("no simulator")

@@ -17,6 +17,9 @@ needs_icarus = pytest.mark.skipif(
 )
 
 
+Parameters = dict[str, str | int]
+
+
 def pins(name: str, bits: int) -> str:
     return ", ".join(f".{name}{n}({name.lower()}[{n}])" for n in range(bits))
 
@@ -30,7 +33,7 @@ MULTIPLIER_PINS = {
     "SOURCEA": "1'b0",
     "SOURCEB": "1'b0",
 }
-BLOCK = {
+BLOCK: Parameters = {
     "DATA_WIDTH_A": 18,
     "DATA_WIDTH_B": 18,
     "REGMODE_A": "OUTREG",
@@ -51,7 +54,7 @@ BLOCK_PINS = {
 } | {"CLKB": "clk"}
 
 
-def instance(cell: str, parameters: dict[str, str | int], *connections: str, **levels: str) -> str:
+def instance(cell: str, parameters: Parameters, *connections: str, **levels: str) -> str:
     values = ", ".join(
         f'.{name}("{value}")' if isinstance(value, str) else f".{name}({value})" for name, value in parameters.items()
     )
@@ -59,11 +62,11 @@ def instance(cell: str, parameters: dict[str, str | int], *connections: str, **l
     return f"    {cell} #({values}) cell_({', '.join(connections)}, {tied});\n"
 
 
-def multiplier(parameters: dict[str, str | int], levels: dict[str, str]) -> str:
+def multiplier(parameters: Parameters, levels: dict[str, str]) -> str:
     return instance("MULT18X18D", parameters, ".CLK0(clk)", pins("A", 18), pins("B", 18), pins("P", 36), **levels)
 
 
-def block(parameters: dict[str, str | int], levels: dict[str, str]) -> str:
+def block(parameters: Parameters, levels: dict[str, str]) -> str:
     connections = [".CLKA(clk)", ".WEA(wea)", ".WEB(web)"]
     for side in "AB":
         connections += [pins(f"AD{side}", 14), pins(f"DI{side}", 18), pins(f"DO{side}", 18)]
@@ -152,7 +155,7 @@ def test_block_ram(widths: tuple[int, int], tmp_path: Path) -> None:
         [(0, min(n, (1 << 14 - shift) - 1) << shift, 0) for shift in low] for n in range(1 << 14 - min(low))
     ]
     for _ in range(1500):
-        line = []
+        line: list[tuple[int, int, int]] = []
         for side in range(2):
             word = random.choice((0, 1, 2, 1022, 1023))
             address = word << 4 | random.getrandbits(4)
@@ -243,7 +246,7 @@ def test_the_right_modes_are_accepted(tmp_path: Path) -> None:
     ids=str,
 )
 def test_other_multiplier_modes_stop_the_simulation(change: dict[str, str], tmp_path: Path) -> None:
-    parameters: dict[str, str | int] = {**REGISTERED}
+    parameters: Parameters = {**REGISTERED}
     parameters |= {name: value for name, value in change.items() if name not in MULTIPLIER_PINS}
     levels = MULTIPLIER_PINS | {name: value for name, value in change.items() if name in MULTIPLIER_PINS}
     printed = refusal(multiplier(parameters, levels), tmp_path)
@@ -272,7 +275,7 @@ def test_other_multiplier_modes_stop_the_simulation(change: dict[str, str], tmp_
     ],
     ids=str,
 )
-def test_other_block_modes_stop_the_simulation(change: dict[str, str | int], tmp_path: Path) -> None:
+def test_other_block_modes_stop_the_simulation(change: Parameters, tmp_path: Path) -> None:
     parameters = BLOCK | {name: value for name, value in change.items() if name not in BLOCK_PINS}
     levels = BLOCK_PINS | {name: str(value) for name, value in change.items() if name in BLOCK_PINS}
     printed = refusal(block(parameters, levels), tmp_path)

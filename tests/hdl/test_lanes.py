@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_latency_and_ii(params: LaneAdapterParams) -> None:
         else:
             assert out[0] - sent[0] == params.latency
     starts = run.cycles[::out_beats]
-    assert {after - before for before, after in zip(starts, starts[1:], strict=False)} == {params.ii}
+    assert {after - before for before, after in pairwise(starts)} == {params.ii}
 
 
 def test_neither_width_divides_the_other() -> None:

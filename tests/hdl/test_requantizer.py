@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
@@ -169,7 +171,7 @@ def test_pauses_do_not_matter(serial: bool) -> None:
         ({"low": 4, "high": 3}, r"^low must not exceed high, not \(4, 3\)$"),
     ],
 )
-def test_what_is_refused(change: dict[str, int], message: str) -> None:
-    arguments = {"shift": 5, **change}
+def test_what_is_refused(change: dict[str, Any], message: str) -> None:
+    params = requantizer(5)
     with pytest.raises(ValueError, match=message):
-        requantizer(**arguments)
+        replace(params, **change)
