@@ -283,6 +283,25 @@ class QConv2D(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """What is proven of a tensor: channel ``c`` lies within ``low[c] … high[c]`` for every input in the declared range.
+
+    ``layer`` is the clip that reads ``tensor``, with ``limits`` (``None`` for none). ``rule`` is what the bounds justify:
+    that it is the ``identity``, that its ``floor`` or its ``ceiling`` is never touched, or that the ``channels`` behind it
+    are ``constant``. ``channels`` are those for which that holds, ``method`` is how the bounds were found.
+    """
+
+    layer: str
+    tensor: str
+    limits: tuple[float | None, float | None]
+    rule: str
+    channels: tuple[int, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What a pass did, or why it did not. ``error`` is the greatest measured difference, relative for exact rules."""
 
@@ -293,6 +312,7 @@ class Decision:
     macs_before: int
     macs_after: int
     error: float | None = None
+    certificate: Certificate | None = None
 
 
 @dataclass(frozen=True, slots=True)
