@@ -1,9 +1,9 @@
 """The graph: frozen nodes in single assignment and topological order, weights beside them.
 
 A node's name is the name of the tensor it makes. Activations are ``(H, W, C)``. Convolution weights are
-``(R, C, O, kh, kw, I)``: one kernel for each *border class* (row class × column class, see `BorderClasses`); an ordinary
-convolution has a single class, ``R = C = 1``. 1-D networks are ``H×1``. Real graphs hold float64 arrays; after ``quantize`` a graph holds only
-integer nodes (`QConv2D`, `MaxPool`, …) and int64 arrays.
+``(R, C, O, kh, kw, I)``: one kernel for each *border class* (row class × column class, see `BorderClasses`);
+an ordinary convolution has a single class, ``R = C = 1``. 1-D networks are ``H×1``. Real graphs hold float64 arrays;
+after ``quantize`` a graph holds only integer nodes (`QConv2D`, `MaxPool`, …) and int64 arrays.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DepthOrder = Literal["DCR", "CRD"]
 
 @dataclass(frozen=True, slots=True)
 class BorderClasses:
-    """Which kernel an output position uses: class ``n`` holds from ``rows[n]`` up to the next start; columns likewise."""
+    """Which kernel an output position uses: class ``n`` holds from ``rows[n]`` to the next start; columns likewise."""
 
     rows: tuple[int, ...] = (0,)
     cols: tuple[int, ...] = (0,)
@@ -78,8 +78,8 @@ class Input(Node):
 class Linear(Node):
     """An operation that is an affine map of its inputs: what the algebra can fold.
 
-    ``fold`` is the user's word on merging it with the linear layer *in front* of it: ``auto`` (where it pays), ``force``
-    (wherever it is exact) or ``forbid``.
+    ``fold`` is the user's word on merging it with the linear layer *in front* of it: ``auto`` (where it pays),
+    ``force`` (wherever it is exact) or ``forbid``.
     """
 
     fold: FoldRule = "auto"
@@ -89,10 +89,11 @@ class Linear(Node):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conv2D(Linear):
-    """``y[i,j,m] = b[m] + Σ w[m,u,v,c] · x[i·s+u·d−p, j·s+v·d−p, c]``; arrays ``NAME.w (R,C,O,kh,kw,I)``, ``NAME.b (R,C,O)``.
+    """``y[i,j,m] = b[m] + Σ w[m,u,v,c] · x[i·s+u·d−p, j·s+v·d−p, c]``.
 
-    With ``groups`` the ``O`` outputs and the channels of ``x`` are cut into as many equal parts, each output part reads its
-    own input part, and ``I`` counts the channels of one part: as many groups as channels is a depthwise convolution.
+    Arrays ``NAME.w (R,C,O,kh,kw,I)`` and ``NAME.b (R,C,O)``. With ``groups`` the ``O`` outputs and the channels of ``x``
+    are cut into as many equal parts, each output part reads its own input part, and ``I`` counts the channels of one
+    part: as many groups as channels is a depthwise convolution.
     ``bits`` and ``weight_bits`` are the user's own widths for the output and the weights of this layer.
     """
 
@@ -154,8 +155,9 @@ class Pca(Linear):
 class AveragePool(Linear):
     """The mean of each window; a global pool is one whose window is the whole map.
 
-    With ``count_include_pad`` padded samples are zeros that count, so every window divides by ``kh·kw`` (PyTorch's default);
-    without, a window divides by the number of samples that lie inside the map (ONNX's and TensorFlow's default).
+    With ``count_include_pad`` padded samples are zeros that count, so every window divides by ``kh·kw`` (PyTorch's
+    default); without, a window divides by the number of its samples that lie inside the map (ONNX's and TensorFlow's
+    default).
     """
 
     kernel: Pair
@@ -203,8 +205,8 @@ class ChannelShuffle(Linear):
 class DepthToSpace(Linear):
     """``y[i·bh+r, j·bw+s, c] = x[i, j, n]``, where ``block`` is ``(bh, bw)`` and ``y`` has ``C`` channels.
 
-    ``n = (r·bw + s)·C + c`` in ``order`` ``DCR`` (TensorFlow, ONNX's default), and ``n = (c·bh + r)·bw + s`` in ``CRD``
-    (PyTorch's pixel shuffle).
+    ``n = (r·bw + s)·C + c`` in ``order`` ``DCR`` (TensorFlow, ONNX's default), and ``n = (c·bh + r)·bw + s`` in
+    ``CRD`` (PyTorch's pixel shuffle).
     """
 
     block: Pair
@@ -460,11 +462,11 @@ def node_shape(node: Node, inputs: tuple[Shape, ...], weights: Mapping[str, Arra
 def _same_size(node: Node, inputs: tuple[Shape, ...], axes: int) -> Shape:
     for name, shape in zip(node.inputs, inputs, strict=True):
         if shape[:axes] != inputs[0][:axes]:
-            sizes = ("×".join(map(str, size[:axes])) for size in (inputs[0], shape))
+            first, other = ("×".join(map(str, size[:axes])) for size in (inputs[0], shape))
             raise CompileError(
                 node.source,
-                f"{node.op} takes tensors of one size, but '{node.inputs[0]}' is {next(sizes)} and '{name}' {next(sizes)}",
-                "give the branches the same strides and padding" + " and channels" * (axes == 3),
+                f"{node.op} takes tensors of one size, but '{node.inputs[0]}' is {first} and '{name}' is {other}",
+                "give the branches the same strides, padding and channels",
             )
     return inputs[0]
 
@@ -503,7 +505,7 @@ def infer_shapes(nodes: tuple[Node, ...], weights: Mapping[str, Array]) -> dict[
     return shapes
 
 
-# -------------------------------------------------------------------------------------------------------------- counting
+# ------------------------------------------------------------------------------------------------------------ counting
 
 
 def node_macs(graph: Graph, node: Node) -> int:

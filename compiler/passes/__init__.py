@@ -7,14 +7,16 @@ from functools import partial
 
 from ..graph import Graph
 from ..verify import verify
+from .drop_identities import drop_identities
 from .fold_batchnorm import fold_batchnorm
+from .fold_branches import fold_branches
 from .fold_cascades import fold_cascades
 from .fold_pca import fold_pca
 from .hoist_clip import hoist_clip
-from .lower_affine import lower_affine
-from .options import DEFAULT, FoldMode, Options
+from .lower_linear import lower_linear
+from .options import DEFAULT, Cost, FoldMode, Options
 
-__all__ = ["DEFAULT", "FoldMode", "Options", "Pass", "fold", "fold_order", "pass_name"]
+__all__ = ["DEFAULT", "Cost", "FoldMode", "Options", "Pass", "fold", "fold_order", "pass_name"]
 
 Pass = Callable[[Graph], Graph]
 
@@ -22,10 +24,12 @@ Pass = Callable[[Graph], Graph]
 def fold_order(options: Options = DEFAULT) -> tuple[Pass, ...]:
     """The order of the folds: it stands here and nowhere else."""
     return (
-        fold_batchnorm,  # first, for it costs nothing and clears the way for the rest
+        drop_identities,  # first, so that nothing stands in the way of the others
+        partial(fold_branches, options=options),  # before norms and projections, which then stand behind one layer
+        fold_batchnorm,  # it costs nothing and clears the way for the rest
         partial(fold_pca, options=options),  # a projection then stands directly behind its convolution
         fold_batchnorm,  # and a norm behind that projection behind a convolution
-        lower_affine,  # what found nothing in front of it can still fold forward
+        lower_linear,  # what found nothing in front of it can still fold forward
         hoist_clip,  # now it is final what stands between two convolutions
         partial(fold_cascades, options=options),  # last: its choice needs every linear layer as a convolution
     )

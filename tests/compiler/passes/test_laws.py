@@ -18,14 +18,14 @@ from convfold.compiler.passes.fold_batchnorm import fold_batchnorm
 from convfold.compiler.passes.fold_cascades import fold_cascades
 from convfold.compiler.passes.fold_pca import fold_pca
 from convfold.compiler.passes.hoist_clip import hoist_clip
-from convfold.compiler.passes.lower_affine import lower_affine
+from convfold.compiler.passes.lower_linear import lower_linear
 from convfold.compiler.verify import verify
 from tests.compiler.passes.nets import SAME, Net
 
 CASES: dict[Callable[[Graph], Graph], Graph] = {
     fold_batchnorm: Net((8, 8, 1)).conv("edges", 4, padding=SAME).norm("norm").graph(),
     fold_pca: Net((8, 8, 1)).conv("edges", 4, padding=SAME).pca("project", 2).graph(),
-    lower_affine: Net((8, 8, 4)).pca("project", 2).conv("edges", 4, padding=SAME).graph(),
+    lower_linear: Net((8, 8, 4)).pca("project", 2).conv("edges", 4, padding=SAME).graph(),
     hoist_clip: Net((8, 8, 1)).conv("edges", 4, padding=SAME).pool("pool").relu("relu").graph(),
     fold_cascades: Net((8, 8, 2)).conv("reduce", 2, (1, 1)).conv("edges", 4, padding=SAME).graph(),
 }
