@@ -19,7 +19,7 @@ exact network and for its float64 evaluation in any order of summation. Underflo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from .graph import (
     Array,
     AveragePool,
     BatchNorm,
+    Certificate,
     ChannelShuffle,
     Clip,
     Concat,
@@ -472,3 +473,20 @@ def _windows(x_hwc: NDArray[Any], node: MaxPool, fill: float) -> NDArray[Any]:
     padded = np.pad(x_hwc, (*node.padding, (0, 0)), constant_values=fill)
     windows = sliding_window_view(padded, node.kernel, axis=(0, 1))[:: node.stride[0], :: node.stride[1]]
     return windows.reshape(*windows.shape[:3], -1)
+
+
+# --------------------------------------------------------------------------------------------------------- certificates
+
+
+def certify(clip: Clip, box: Bounds, rule: str, channels: Sequence[int]) -> Certificate:
+    """What is proven of the tensor that a clip reads, as a record."""
+    return Certificate(
+        layer=clip.name,
+        tensor=clip.inputs[0],
+        limits=(clip.low if clip.low > -math.inf else None, clip.high if clip.high < math.inf else None),
+        rule=rule,
+        channels=tuple(map(int, channels)),
+        low=tuple(map(float, box.low_c)),
+        high=tuple(map(float, box.high_c)),
+        method=box.method,
+    )
