@@ -80,13 +80,15 @@ def _title(decision: Decision, names: list[str]) -> str:
         return f"Kept {listed} apart"
     match decision.rule:
         case "lower":
-            return f"Rewrote {listed} as a 1×1 convolution"
+            return f"Rewrote {listed} as a convolution"
         case "hoist":
             return f"Moved {quoted[-1]} in front of {' and '.join(quoted[:-1])}"
-        case "batch_norm" | "pca":
+        case "batch_norm" | "scale_bias" | "pca":
             return f"Folded {' and '.join(quoted[1:])} into {quoted[0]}"
-        case "cascade":
+        case "cascade" | "branches":
             return f"Merged {listed} into one layer"
+        case "identity":
+            return f"Dropped {listed}"
     return f"Changed {listed} ({decision.rule})"
 
 

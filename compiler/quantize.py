@@ -96,7 +96,7 @@ def quantize(
 
     *Shapes* ``calibration`` is ``(B, H, W, C)``, real values within the declared input range.
 
-    *Requires* nothing but `Input`, `Conv2D`, `Dense`, `Clip` and `MaxPool`. *Leaves* `Input`, `QConv2D`,
+    *Requires* nothing but `Input`, plain `Conv2D`, `Dense`, `Clip` and `MaxPool`. *Leaves* `Input`, `QConv2D`,
     `MaxPool`.
 
     *Raises* ``CompileError`` for another operator, for a clip that no layer can take over, for calibration
@@ -150,7 +150,7 @@ def _fuse_clips(graph: Graph) -> dict[str, Limits]:
     limits: dict[str, Limits] = {}
     for node in graph.nodes:
         match node:
-            case Conv2D() | Dense():
+            case Dense() | Conv2D(groups=1, dilation=(1, 1)):
                 limits[node.name] = (-math.inf, math.inf)
             case Clip():
                 layer = _clipped_layer(graph, node)
@@ -161,7 +161,7 @@ def _fuse_clips(graph: Graph) -> dict[str, Limits]:
                 raise CompileError(
                     node.source,
                     f"operator {node.op} cannot be quantized",
-                    "fold it into a convolution: quantized are conv2d, dense, clip and max_pool",
+                    "fold it into a convolution: quantized are conv2d (no groups, no dilation), dense, clip and max_pool",
                 )
     return limits
 

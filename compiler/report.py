@@ -28,8 +28,11 @@ COLOURS = 6
 _RULES = {
     "batch_norm": "batch norm folded into the weights",
     "pca": "projection folded into the weights",
+    "scale_bias": "scale and bias folded into the weights",
     "cascade": "merged with its neighbours",
-    "lower": "rewritten as a 1×1 convolution",
+    "branches": "branches merged into one kernel",
+    "identity": "dropped, for it changes nothing",
+    "lower": "rewritten as a convolution",
     "hoist": "order of pool and limits exchanged",
 }
 _CARD, _ARROW, _EDGE = 148, 66, 96

@@ -63,7 +63,7 @@ def test_the_trap_stands_beside_every_folded_projection(net: Graph) -> None:
 def test_a_projection_that_folds_forward_explains_the_padding() -> None:
     graph = Net((8, 8, 3)).pca("project", 2).conv("conv", 2, padding=SAME).graph()
     lowered, merged = explain(graph, fold(graph, Options(force=True)))
-    assert lowered.title == "Rewrote 'project' as a 1×1 convolution"
+    assert lowered.title == "Rewrote 'project' as a convolution"
     assert lowered.note == PCA_PADDING
     assert "3×3 border classes" in merged.reason
 
