@@ -28,6 +28,7 @@ from .graph import (
     Add,
     AveragePool,
     BatchNorm,
+    BorderClasses,
     ChannelShuffle,
     Clip,
     Concat,
@@ -75,6 +76,9 @@ RATIO_FREE_BYTES = 1 << 20
 
 MAX_CHOICES = 20
 """Names that an error offers to choose from."""
+
+MAX_CLASSES = 1 << 10
+"""Border classes of a convolution along one axis."""
 
 LARGEST = 1e30
 """The greatest magnitude of a number in the files. Products of many layers then stay far inside float64."""
@@ -234,6 +238,15 @@ def _same(shape: Shape, kernel: Pair, stride: Pair) -> Padding:
 PADDINGS: Mapping[str, Padder] = {"valid": _valid, "same": _same}
 
 
+def _classes(value: object) -> BorderClasses | None:
+    """Where classes start; that they rise within the output is a rule of the graph."""
+    if not (isinstance(value, dict) and value.keys() == {"rows", "cols"}):
+        return None
+    starts = _list(_integer(0, MAX_STEP), MAX_CLASSES)
+    rows, cols = starts(value["rows"]), starts(value["cols"])
+    return BorderClasses(rows, cols) if rows and cols else None
+
+
 def _padding(value: object) -> Padder | None:
     if isinstance(value, str):
         return PADDINGS.get(value)
@@ -260,6 +273,9 @@ RANGE = Kind(f"[low, high], numbers up to {LARGEST:g}, low below high", "[0.0, 1
 STEPS = Kind(f"an integer from 1 to {MAX_STEP}, or [vertical, horizontal]", "[2, 2]", _steps)
 PADDING = Kind(
     f'"same", "valid" or [[top, bottom], [left, right]], integers from 0 to {MAX_STEP}', '"same"', _padding
+)
+CLASSES = Kind(
+    f"a table of 1 to {MAX_CLASSES} rows and cols where border classes start", "{ rows = [0, 1, 7], cols = [0, 1, 7] }", _classes
 )
 BITS = Kind(f"an integer from {MIN_BITS} to {MAX_BITS}", "8", _integer(MIN_BITS, MAX_BITS))
 LIMIT = Kind(f"a number up to {LARGEST:g}, or inf", "6.0", _limit)
@@ -472,22 +488,28 @@ def _conv2d(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
     groups = layer.read("groups", COUNT, 1)
     if shape[2] % groups:
         layer.fail(f"groups must divide the {shape[2]} channels of its input, not {groups}", "choose a divisor")
-    w_ohwi = layer.array("w", ("out", "kh", "kw", shape[2] // groups), hint=GROUPS_HINT if groups > 1 else CONV_HINT)
-    if len(w_ohwi) % groups:
-        layer.fail(f"groups must divide the {len(w_ohwi)} channels of its output, not {groups}", "choose a divisor")
-    b_o = layer.array("b", w_ohwi.shape[:1], default=0.0)
+    classes = layer.read("classes", CLASSES, BorderClasses())
+    starts = (len(classes.rows), len(classes.cols))
+    dims: Dims = starts if classes.count > 1 else ()  # a single class needs no axes
+    hint = GROUPS_HINT if groups > 1 else CONV_HINT
+    w = layer.array("w", (*dims, "out", "kh", "kw", shape[2] // groups), hint=hint)
+    outputs, kh, kw = w.shape[-4:-1]
+    if outputs % groups:
+        layer.fail(f"groups must divide the {outputs} channels of its output, not {groups}", "choose a divisor")
+    b = layer.array("b", (*dims, outputs), default=0.0)
     stride, dilation = layer.read("stride", STEPS, (1, 1)), layer.read("dilation", STEPS, (1, 1))
-    extent = window_extent(w_ohwi.shape[1], dilation[0]), window_extent(w_ohwi.shape[2], dilation[1])
+    extent = window_extent(kh, dilation[0]), window_extent(kw, dilation[1])
     node = Conv2D(
         **layer.linear,
         stride=stride,
         padding=layer.read("padding", PADDING, _valid)(shape, extent, stride),
         dilation=dilation,
         groups=groups,
+        classes=classes,
         bits=layer.read("bits", BITS, None),
         weight_bits=layer.read("weight_bits", BITS, None),
     )
-    return node, {"w": w_ohwi[None, None], "b": b_o[None, None]}
+    return node, {"w": w.reshape(*starts, *w.shape[-4:]), "b": b.reshape(*starts, outputs)}
 
 
 def _dense(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
