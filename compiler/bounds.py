@@ -56,14 +56,14 @@ from .numbers import RealArray
 
 Method = Literal["exact", "affine forms", "intervals"]
 
-WORK = 1 << 30
-"""Multiplies that the affine forms of one graph may take: some tenths of a second."""
+WORK = 1 << 28
+"""Multiplies that the affine forms of one graph may take: a tenth of a second."""
 VALUES = 1 << 25
 """Values of one tensor's terms that stand in memory at once (256 MiB)."""
 UNIT = 2.0**-53
 """Half the distance from 1 to the next float64: what one operation loses at most."""
 Weighted = Conv2D | Dense | ScaleBias
-SAMPLES = 12
+SAMPLES = 6
 """Inputs of each kind on which a question is tried before any work goes into its proof."""
 
 
@@ -99,7 +99,9 @@ def find_bounds(graph: Graph, wanted: Collection[str] | None = None) -> dict[str
     bounds: dict[str, Bounds] = {}
     for n, node in enumerate(graph.nodes):
         box = _interval(graph, parts, node, [bounds[name] for name in node.inputs])
-        bounds[node.name] = _tighter(box, forms.step(n, parts, bounds)) if n <= forms.last else box
+        bounds[node.name] = box
+        if n <= forms.last:
+            bounds[node.name] = _tighter(box, forms.step(n, parts, bounds))
     return bounds
 
 
@@ -246,8 +248,8 @@ class _Form:
     """
 
     center_hwc: RealArray
-    terms: Mapping[str, RealArray]
     error_hwc: RealArray
+    terms: Mapping[str, RealArray]
     exact: bool
 
     @property
@@ -270,7 +272,13 @@ class _Form:
             return self
         error = replace(self, center_hwc=np.zeros_like(self.center_hwc), terms=dropped).spread_hwc
         kept = {name: terms for name, terms in self.terms.items() if name not in gone}
-        return _Form(self.center_hwc, kept, error, exact=False)
+        return _Form(self.center_hwc, error, kept, exact=False)
+
+
+def _middle(box: Bounds) -> tuple[RealArray, RealArray]:
+    """The center of an interval, and a radius that covers it."""
+    center = box.low_hwc / 2 + box.high_hwc / 2
+    return center, np.maximum(box.high_hwc - center, center - box.low_hwc) * (1 + 4 * UNIT)
 
 
 def _tighter(box: Bounds, form: _Form) -> Bounds:
@@ -293,11 +301,17 @@ class _Forms:
         self.last_use = {name: n for n, node in enumerate(graph.nodes) for name in node.inputs}
 
     def step(self, n: int, parts: _Parts, bounds: Mapping[str, Bounds]) -> _Form:
-        """The form of node ``n``, after those of all nodes before it."""
+        """The form of node ``n``, whose interval is known, after those of all nodes before it.
+
+        Where no symbols are left the form is the interval.
+        """
         node = self.graph.nodes[n]
         gone = {name for name, until in self.until.items() if until < n}
         inputs = [self.forms[name].without(gone) for name in node.inputs]
-        form = self._form(n, node, inputs, parts, bounds)
+        if isinstance(node, Input | Clip) or any(form.terms for form in inputs):
+            form = self._form(n, node, inputs, parts, bounds)
+        else:
+            form = _Form(*_middle(bounds[node.name]), {}, exact=False)
         self.forms[node.name] = form
         for name in (*node.inputs, node.name):
             if self.last_use.get(name, n) <= n:
@@ -309,9 +323,8 @@ class _Forms:
     ) -> _Form:
         match node:
             case Input():
-                center = np.full(node.shape, (node.low + node.high) / 2)
-                radius = np.maximum(node.high - center, center - node.low) * (1 + 4 * UNIT)
-                return self._with_symbols(n, _Form(center, {}, np.zeros(node.shape), exact=True), radius)
+                center, radius = _middle(bounds[node.name])
+                return self._with_symbols(n, _Form(center, np.zeros(node.shape), {}, exact=True), radius)
             case Linear():
                 return self._linear(node, inputs, parts)
             case Clip():
@@ -333,8 +346,8 @@ class _Forms:
             terms[name] = apply_node(parts.whole, node, tuple(wide))
         return _Form(
             apply(parts.whole, [form.center_hwc for form in inputs]) + bias,
-            terms,
             apply(parts.sizes, [form.error_hwc for form in inputs]) + _slack(self.graph, node) * (size + np.abs(bias)),
+            terms,
             all(form.exact for form in inputs),
         )
 
@@ -439,8 +452,8 @@ def _bend(node: Clip, form: _Form, box: Bounds) -> tuple[_Form, RealArray]:
     lost = np.where(live, 8 * UNIT * size, 0.0)
     bent = _Form(
         slope * form.center_hwc + middle,
-        {name: slope * terms for name, terms in form.terms.items()},
         slope * form.error_hwc + lost,
+        {name: slope * terms for name, terms in form.terms.items()},
         form.exact and not live.any(),
     )
     return bent, np.where(live, (most - least) / 2, 0.0)
@@ -454,16 +467,15 @@ def _pool(graph: Graph, node: MaxPool, form: _Form, box: Bounds) -> _Form:
     at = low.argmax(axis=3)[..., None]
     others = high.copy()
     np.put_along_axis(others, at, -math.inf, axis=3)
-    least, most = np.take_along_axis(low, at, axis=3)[..., 0], high.max(axis=3)
-    wins = others.max(axis=3) <= least
+    maximum = Bounds(low.max(axis=3), high.max(axis=3), "intervals")
+    wins = others.max(axis=3) <= maximum.low_hwc
     row, col = np.divmod(np.take_along_axis(positions, at, axis=3)[..., 0], width)
     pick = row, col, np.arange(channels)
-    middle = least / 2 + most / 2
-    radius = np.maximum(most - middle, middle - least) * (1 + 4 * UNIT)
+    middle, radius = _middle(maximum)
     return _Form(
         np.where(wins, form.center_hwc[pick], middle),
-        {name: np.where(wins, terms[:, *pick], 0.0) for name, terms in form.terms.items()},
         np.where(wins, form.error_hwc[pick], radius),
+        {name: np.where(wins, terms[:, *pick], 0.0) for name, terms in form.terms.items()},
         form.exact and bool(wins.all()),
     )
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .graph import Decision, Graph, Pca, graph_macs
+from .graph import Certificate, Decision, Graph, Pca, graph_macs
 from .passes.rewrite import PROBES
 
 EXACT_ERROR = 1e-9
 """The greatest relative difference that rounding may leave in a fold that is exact on paper."""
+
+KEEPS_LAYERS = ("drop_clip", "hoist", "loosen_clip", "prune")
+"""Rules that merge no layers, so that each goes by its own name afterwards."""
+SHOWN_CHANNELS = 8
+"""Channels of a certificate that are printed; the manifest has them all."""
 
 PCA_TRAP = (
     "PCA is affine: the mean μ of the responses goes into the bias. The trap is to run sklearn's PCA.transform "
@@ -23,7 +28,7 @@ PCA_PADDING = (
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One decision in words; ``check`` and ``note`` may be empty. ``str`` is the paragraph to print."""
+    """One decision in words; any but ``title`` and ``reason`` may be empty. ``str`` is the paragraph to print."""
 
     decision: Decision
     title: str
@@ -31,9 +36,10 @@ class Explanation:
     multiplies: str
     check: str
     note: str
+    proof: str = ""
 
     def __str__(self) -> str:
-        details = (self.reason, self.multiplies, self.check, self.note)
+        details = (self.reason, self.proof, self.multiplies, self.check, self.note)
         return "\n".join([f"{self.title}.", *(f"  {detail}." for detail in details if detail)])
 
 
@@ -44,7 +50,7 @@ def explain(before: Graph, after: Graph) -> tuple[Explanation, ...]:
     for decision in after.decisions[len(before.decisions) :]:
         names = [" + ".join(made_of.get(layer, (layer,))) for layer in decision.layers]
         explanations.append(_explanation(before, decision, names))
-        if decision.taken and decision.rule != "hoist":
+        if decision.taken and decision.rule not in KEEPS_LAYERS:
             made_of[decision.layers[-1]] = tuple(
                 part for layer in decision.layers for part in made_of.get(layer, (layer,))
             )
@@ -69,15 +75,32 @@ def _explanation(before: Graph, decision: Decision, names: list[str]) -> Explana
             multiplies = f"Multiplies a frame: {decision.macs_before:,}"
         else:
             multiplies = f"Multiplies a frame: {decision.macs_before:,} apart, {decision.macs_after:,} as one"
+    if decision.rule in ("drop_clip", "loosen_clip"):
+        multiplies = ""  # a limit takes none
     title, check, note = _title(decision, names), _check(decision), _note(before, decision)
-    return Explanation(decision, title, reason, multiplies, check, note)
+    return Explanation(decision, title, reason, multiplies, check, note, _proof(decision.certificate))
+
+
+def _proof(certificate: Certificate | None) -> str:
+    """The bounds of the first channels that a certificate speaks of."""
+    if certificate is None:
+        return ""
+    shown = [
+        f"channel {c} {certificate.low[c]:.4g} … {certificate.high[c]:.4g}"
+        for c in certificate.channels[:SHOWN_CHANNELS]
+    ]
+    more = len(certificate.channels) - len(shown)
+    shown += [f"and {more} more in the manifest"] * (more > 0)
+    return f"Certificate for '{certificate.tensor}', {certificate.method}: {', '.join(shown)}"
 
 
 def _title(decision: Decision, names: list[str]) -> str:
     quoted = [f"'{name}'" for name in names]
     listed = " and ".join([", ".join(quoted[:-1]), quoted[-1]] if quoted[1:] else quoted)
     if not decision.taken:
-        return f"Kept {listed} apart"
+        return {"drop_clip": f"Kept {listed}", "prune": f"Pruned no channels of {quoted[0]}"}.get(
+            decision.rule, f"Kept {listed} apart"
+        )
     match decision.rule:
         case "lower":
             return f"Rewrote {listed} as a convolution"
@@ -85,6 +108,12 @@ def _title(decision: Decision, names: list[str]) -> str:
             return f"Moved {quoted[-1]} in front of {' and '.join(quoted[:-1])}"
         case "batch_norm" | "scale_bias" | "pca":
             return f"Folded {' and '.join(quoted[1:])} into {quoted[0]}"
+        case "drop_clip":
+            return f"Removed {listed}, which is proven to change nothing"
+        case "loosen_clip":
+            return f"Removed a limit of {listed} that is proven never to act"
+        case "prune":
+            return f"Pruned channels of {quoted[0]} that tell {quoted[-1]} nothing"
         case "cascade" | "branches":
             return f"Merged {listed} into one layer"
         case "identity":

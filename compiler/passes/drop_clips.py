@@ -15,7 +15,7 @@ from .options import DEFAULT, Options
 from .rewrite import PROBES, record, relative_error
 
 
-def drop_clips(graph: Graph, options: Options = DEFAULT, refuse: bool = True) -> Graph:
+def drop_clips(graph: Graph, options: Options = DEFAULT) -> Graph:
     """``min(max(x, low), high)`` is ``x`` where ``x`` is proven to lie within ``low … high``.
 
     *Before*::
@@ -28,7 +28,7 @@ def drop_clips(graph: Graph, options: Options = DEFAULT, refuse: bool = True) ->
         edges: 4×4×4 = conv2d(dark, 3×3)
 
     *Requires* nothing. *Leaves* clips that some channel needs, with a decision where others do not, and less a
-    limit that none of them needs. Does nothing when folding is off, and does not ``refuse`` when it is asked again later.
+    limit that none of them needs. Does nothing when folding is off.
     """
     if options.fold == "off" or not any(isinstance(node, Clip) for node in graph.nodes):
         return graph
@@ -39,7 +39,7 @@ def drop_clips(graph: Graph, options: Options = DEFAULT, refuse: bool = True) ->
     if changes:
         decisions = list(_decisions(graph, changes, bounds))
         graph = replace(_rewired(graph, kept), decisions=(*graph.decisions, *decisions))
-    return record(graph, list(_mixtures(graph, bounds))) if refuse else graph
+    return record(graph, list(_mixtures(graph, bounds)))
 
 
 def _kept(graph: Graph, clip: Clip, box: Bounds) -> Clip | None:

@@ -26,15 +26,15 @@ def prune_channels(graph: Graph, options: Options = DEFAULT) -> Graph:
 
     *Before*::
 
-        dark: 8×8×4 = conv2d(image, 3×3)
-        relu: 8×8×4 = clip(dark, 0 … inf)
-        edges: 8×8×2 = conv2d(relu, 3×3, padding ((1, 1), (1, 1)))
+        dark: 6×6×4 = conv2d(image, 3×3)
+        relu: 6×6×4 = clip(dark, 0 … inf)
+        edges: 6×6×2 = conv2d(relu, 3×3, padding ((1, 1), (1, 1)))
 
     *After*::
 
-        dark_kept: 8×8×3 = conv2d(image, 3×3)
-        relu_kept: 8×8×3 = clip(dark_kept, 0 … inf)
-        edges: 8×8×2 = conv2d(relu_kept, 3×3, padding ((1, 1), (1, 1)))
+        dark_kept: 6×6×3 = conv2d(image, 3×3)
+        relu_kept: 6×6×3 = clip(dark_kept, 0 … inf)
+        edges: 6×6×2 = conv2d(relu_kept, 3×3, padding ((1, 1), (1, 1)))
 
     *Requires* nothing. *Leaves* layers with groups or dilation, channels that several layers read, one channel where
     all could go, and constants whose going would cost more weights than it saves: behind zero padding, which is not
@@ -46,8 +46,9 @@ def prune_channels(graph: Graph, options: Options = DEFAULT) -> Graph:
         bounds = find_bounds(graph)
         prunings = [pruning for run in _runs(graph) if (pruning := _find(graph, run, bounds, options))]
         refused = [_refusal(graph, pruning) for pruning in prunings if not pruning.pays]
-        taken = {name for decision in refused for name in decision.layers}
-        folds, names = [], set(graph.shapes)
+        folds: list[Fold] = []
+        taken: set[str] = set()
+        names = set(graph.shapes)
         for pruning in prunings:
             layers = {node.name for node in pruning.run.nodes}
             if pruning.pays and not layers & taken:  # what overlaps comes next time
@@ -103,7 +104,7 @@ def _find(graph: Graph, run: _Run, bounds: Mapping[str, Bounds], options: Option
     reader_map = node_map(graph, run.reader)
     box = bounds[run.reader.inputs[0]]
     unread = ~reader_map.w_rcohwi.any(axis=(0, 1, 2, 3, 4))
-    constant = (box.low_c == box.high_c) & ~unread
+    constant = (box.low_c == box.high_c) & ~unread & bool(run.between)  # of two linear layers, fold_cascades makes one
     kept = ~(constant | unread)
     kept[0] |= not kept.any()  # a tensor has at least one channel
     if kept.all():

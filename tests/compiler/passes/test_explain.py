@@ -18,6 +18,7 @@ def net() -> Graph:
 
 def test_every_decision_has_a_title_in_the_names_of_the_user(net: Graph) -> None:
     assert [explanation.title for explanation in explain(net, fold(net))] == [
+        "Kept 'relu'",
         "Folded 'norm' into 'edges'",
         "Folded 'project' into 'edges + norm'",
         "Moved 'late' in front of 'pool'",
@@ -29,7 +30,7 @@ def test_every_decision_has_a_title_in_the_names_of_the_user(net: Graph) -> None
 
 def test_a_taken_fold_reads_as_a_paragraph(net: Graph) -> None:
     merged = fold(net)
-    decision = replace(merged.decisions[3], error=3e-16)
+    decision = replace(merged.decisions[4], error=3e-16)
     (explanation,) = explain(net, replace(merged, decisions=(decision,)))
     assert str(explanation).splitlines() == [
         "Merged 'mid' and 'deep' into one layer.",
@@ -40,7 +41,7 @@ def test_a_taken_fold_reads_as_a_paragraph(net: Graph) -> None:
 
 
 def test_a_refused_fold_says_why_and_what_would_change_it(net: Graph) -> None:
-    lines = str(explain(net, fold(net))[4]).splitlines()
+    lines = str(explain(net, fold(net))[5]).splitlines()
     assert lines[1].startswith(
         "  A live rectifier stands between (relu): it bends, so the pair is not one affine map"
     )
@@ -81,10 +82,10 @@ def test_only_what_came_after_is_explained(net: Graph) -> None:
 
 
 def test_a_rule_without_words_of_its_own_is_named(net: Graph) -> None:
-    decision = Decision("prune", ("edges", "norm"), True, "dead", 10, 0)
+    decision = Decision("squeeze", ("edges", "norm"), True, "dead", 10, 0)
     (explanation,) = explain(net, replace(net, decisions=(decision,)))
     assert str(explanation).splitlines() == [
-        "Changed 'edges' and 'norm' (prune).",
+        "Changed 'edges' and 'norm' (squeeze).",
         "  Dead.",
         "  Multiplies a frame: 10 → 0 (−100 %).",
     ]
@@ -92,5 +93,5 @@ def test_a_rule_without_words_of_its_own_is_named(net: Graph) -> None:
 
 def test_the_summary_is_one_sentence(net: Graph) -> None:
     assert summarize(net, fold(net)) == (
-        "net: 9 layers became 6, 27,072 → 15,424 (−43 %) multiplies a frame; 4 folds, 2 refused"
+        "net: 9 layers became 6, 27,072 → 15,424 (−43 %) multiplies a frame; 4 folds, 3 refused"
     )
