@@ -6,6 +6,7 @@ Nothing lossy happens without a budget of the user's. What is fitted is never ju
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,10 +90,9 @@ def spread_error(expected: RealArray, found: RealArray) -> float:
     return difference / (spread or float(np.linalg.norm(rows)) or 1.0) if difference else 0.0
 
 
-def output_error(expected: Graph, found: Graph, images: RealArray) -> float:
-    """The greatest `spread_error` of the outputs of two networks."""
-    one, other = evaluate(expected, images), evaluate(found, images)
-    return max(spread_error(one[name], other[name]) for name in expected.outputs)
+def output_error(expected: Mapping[str, RealArray], found: Mapping[str, RealArray]) -> float:
+    """The greatest `spread_error` of a network's outputs."""
+    return max(spread_error(expected[name], found[name]) for name in expected)
 
 
 # ------------------------------------------------------------------------------------------------------- least squares
