@@ -42,12 +42,11 @@ def toeplitz(graph: Graph) -> dict[str, Affine]:
             size = int(np.prod(node.shape))
             maps[node.name] = np.eye(size), np.zeros(size)
         else:
-            matrix = offset = 0.0
-            for number, name in enumerate(node.inputs):
-                part, constant = node_map(graph, node, number)
-                before, before_offset = maps[name]
-                matrix, offset = matrix + part @ before, offset + part @ before_offset + constant
-            maps[node.name] = np.asarray(matrix), np.asarray(offset)
+            parts = [(*node_map(graph, node, n), *maps[name]) for n, name in enumerate(node.inputs)]
+            maps[node.name] = (
+                np.sum([matrix @ before for matrix, _, before, _ in parts], axis=0),
+                np.sum([matrix @ offset + constant for matrix, constant, _, offset in parts], axis=0),
+            )
     return maps
 
 

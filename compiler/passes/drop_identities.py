@@ -14,8 +14,7 @@ def drop_identities(graph: Graph) -> Graph:
     *Before*::
 
         drop: 2×2×3 = dropout(image)
-        flat: 1×1×12 = flatten(drop)
-        scores: 1×1×4 = dense(flat)
+        scores: 1×1×4 = dense(drop)
 
     *After*::
 

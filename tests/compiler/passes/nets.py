@@ -256,6 +256,8 @@ class _RandomNet:
                 self.branches((self.pick(1, 1, 1, 2), self.pick(1, 1, 1, 2)))
             else:
                 self.run()
+        if len(self.net.nodes) == 1:
+            self.conv()
         match self.pick(0, 0, 1, 2):
             case 1:
                 self.net.dense(self.name("dense"), self.pick(1, 2, 3))
@@ -337,7 +339,8 @@ class _RandomNet:
     def branches(self, steps: Pair, *, nested: bool = False) -> None:
         """A stack or a sum of branches of one size: kernels with padding to match, averages, the identity."""
         net, start, shape = self.net, self.net.tail, self.net.out_shape
-        stack, ends = bool(self.pick(0, 1)), []
+        stack = bool(self.pick(0, 1))
+        ends: list[str] = []
         outputs = shape[2] if self.pick(0, 1) else self.pick(1, 2, 3)
         for _ in range(self.pick(2, 2, 3)):
             net.behind(start)
