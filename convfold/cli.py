@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import click
 from rich.console import Console
@@ -253,6 +253,85 @@ def explain(net: Path, fold_mode: str, force_fold: bool, as_json: bool) -> int:
     for entry in entries:
         out.print(escape(str(entry)) + "\n")
     return 0
+
+
+# -------------------------------------------------------------------------------------------------------------- compress
+
+error_option = click.option("--error", type=click.FloatRange(0), help="Budget: error of a layer's responses, of their spread.")
+drop_option = click.option("--accuracy-drop", type=click.FloatRange(0), help="Budget: points of accuracy on --test.")
+
+
+@main.command()
+@net_argument
+@error_option
+@drop_option
+@click.option("--macs", type=click.IntRange(0), help="Budget: multiplies a frame, of the whole network.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Images (.npz with x) whose responses set the splits.")
+@click.option("--test", type=click.Path(path_type=Path), help="Labelled images (.npz with x, y) that measure accuracy.")
+@fold_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder [default: build/NAME_compressed].")
+@json_option
+@_reports_errors
+def compress(
+    net: Path,
+    error: float | None,
+    accuracy_drop: float | None,
+    macs: int | None,
+    calibration: Path | None,
+    test: Path | None,
+    fold_mode: Literal["exact", "interior", "off"],
+    output: Path | None,
+    as_json: bool,
+) -> int:
+    """Split layers of NET into low-rank pairs within one budget, and write the smaller network as a new specification."""
+    from convfold.compiler.passes import Options
+    from convfold.compression import compress as compress_network
+
+    with _steps(as_json) as progress:
+        compression = compress_network(
+            net,
+            error=error,
+            accuracy_drop=accuracy_drop,
+            macs=macs,
+            calibration=calibration,
+            test=test,
+            fold_options=Options(fold=fold_mode),
+            progress=progress,
+        )
+    folder = output or Path("build") / compression.found.graph.name
+    spec = compression.write(folder)
+    found = compression.record
+    if as_json:
+        click.echo(json.dumps({"spec": str(spec)} | found))
+        return 0
+    _print_compressed(found)
+    out.print(f"network    {escape(str(spec))}\nreport     {escape(str(folder / 'report.html'))}")
+    return 0
+
+
+def _print_compressed(found: Mapping[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("multiplies", "accuracy", "output error"):
+        table.add_column(name, justify="right")
+    table.add_column("split")
+    for point in found["curve"]:
+        splits = ", ".join(f"{name} {split['scheme']} {split['rank']}" for name, split in point["splits"].items())
+        cells = (
+            f"{point['macs']:,}",
+            "" if point["accuracy"] is None else f"{point['accuracy']:.2%}",
+            "" if point["output_error"] is None else f"{point['output_error']:.3f}",
+            escape(splits or "nothing") + (" ←" if point == found["after"] else ""),
+        )
+        table.add_row(*cells, style="bold" if point == found["after"] else None)
+    out.print(table)
+    out.print()
+    for decision in found["decisions"]:
+        verdict = "split" if decision["taken"] else "whole"
+        out.print(escape(f"{verdict}      {decision['layers'][0]}: {decision['reason']}"))
+    before, after = found["before"], found["after"]
+    out.print(f"\nmultiplies {before['macs']:,} a frame became {after['macs']:,}")
+    if after["accuracy"] is not None:
+        out.print(f"accuracy   {before['accuracy']:.2%} became {after['accuracy']:.2%}, in floating point")
 
 
 # -------------------------------------------------------------------------------------------------------------- simulate
