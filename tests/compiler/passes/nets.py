@@ -229,6 +229,16 @@ def _random_axis(rng: np.random.Generator, size: int, dilated: bool = False) -> 
             return kernel, stride, padding, dilation
 
 
+def random_convolutions(seed: int) -> Graph:
+    """One to seven convolutions, thin and wide, padded or not."""
+    rng = np.random.default_rng(seed)
+    net = Net((int(rng.integers(3, 13)), int(rng.integers(3, 13)), int(rng.integers(1, 5))), seed)
+    for n in range(int(rng.integers(1, 8))):
+        kernel, stride, padding = zip(*(_random_axis(rng, size)[:3] for size in net.out_shape[:2]), strict=True)
+        net.conv(f"conv_{n}", int(rng.choice((1, 1, 2, 3, 8))), kernel, stride, padding)
+    return net.graph()
+
+
 def random_linear(seed: int) -> Graph:
     """Chains and branches of every linear operator, of any geometry; it is always one layer in the end."""
     return _RandomNet(seed).build()
