@@ -99,27 +99,26 @@ def _try(teacher: Graph, graph: Graph, pair: Pair, budget: Budget, evidence: Evi
     made = apply_folds(graph, [student])
     after = node_macs(made, made.node(pair.second.name))
     error = _error(teacher, made, pair, evidence)
-    numbers = f"a {_kernel(geometry)} student takes {after:,} multiplies in place of {before:,} and has an error of"
-    numbers += f" {100 * error:.3g} % of the spread of '{pair.name}' on images not fitted"
-    if fault := _fault(teacher, made, error, before, after, budget, evidence):
-        return _refuse(graph, pair, f"{numbers}: {fault}", before, after, error)
-    decision = replace(made.decisions[-1], reason=f"{numbers}, within {budget}", error=error)
+    reason = f"a {_kernel(geometry)} student takes {after:,} multiplies in place of {before:,} and has an error of"
+    reason += f" {100 * error:.3g} % of the spread of '{pair.name}' on images not fitted"
+    loss, limit = error, budget.error
+    if budget.accuracy_drop is not None:
+        loss, limit = _drop(teacher, made, evidence), budget.accuracy_drop
+        reason += f", and costs {loss:.3g} points of accuracy"
+    if after >= before:
+        return _refuse(graph, pair, f"{reason}: that saves nothing", before, after, error)
+    if limit is None or loss > limit:
+        return _refuse(graph, pair, f"{reason}: more than {budget} allows", before, after, error)
+    decision = replace(made.decisions[-1], reason=f"{reason}: within {budget}", error=error)
     return fold_cascades(replace(made, decisions=(*graph.decisions, decision)), options)
 
 
-def _fault(
-    teacher: Graph, made: Graph, error: float, before: int, after: int, budget: Budget, evidence: Evidence
-) -> str | None:
-    """Why a student is not taken."""
-    if after >= before:
-        return "that saves nothing"
-    if budget.error is not None:
-        return None if error <= budget.error else f"more than {budget} allows"
+def _drop(teacher: Graph, made: Graph, evidence: Evidence) -> float:
+    """The points of accuracy that a student costs."""
     one, other = evidence.accuracy(teacher), evidence.accuracy(made)
-    if one is None or other is None or budget.accuracy_drop is None:
+    if one is None or other is None:
         raise ValueError("accuracy must be measured on labelled images")
-    drop = round(100 * (one - other), 9)
-    return None if drop <= budget.accuracy_drop else f"accuracy would fall by {drop:.3g} points, more than {budget} allows"
+    return round(100 * (one - other), 9)
 
 
 def _refuse(graph: Graph, pair: Pair, reason: str, before: int, after: int, error: float | None) -> Graph:

@@ -11,8 +11,8 @@ from .emit import render
 
 __all__ = ["compress_html"]
 
-WIDTH, HEIGHT = 560, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
+WIDTH, HEIGHT = 480, 240
+LEFT, RIGHT, TOP, BOTTOM = 58, 30, 12, 40
 """The drawing and its margins, in pixels."""
 
 Record = Mapping[str, Any]

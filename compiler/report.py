@@ -26,6 +26,7 @@ COLOURS = 6
 """Engine layers are told apart by this many colours, in turn."""
 
 _RULES = {
+    "approximate": "approximated by one layer with its neighbours",
     "batch_norm": "batch norm folded into the weights",
     "pca": "projection folded into the weights",
     "scale_bias": "scale and bias folded into the weights",

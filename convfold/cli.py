@@ -122,6 +122,9 @@ calibration_option = click.option(
     "--calibration", type=click.Path(path_type=Path), help="Images (.npz with x) that set the ranges of all tensors."
 )
 
+error_option = click.option("--error", type=click.FloatRange(0), help="Budget: error of a layer's responses, of their spread.")
+drop_option = click.option("--accuracy-drop", type=click.FloatRange(0), help="Budget: points of accuracy on --test.")
+
 
 @main.command("compile")
 @net_argument
@@ -142,6 +145,9 @@ calibration_option = click.option(
     help="How calibration images set a range.",
 )
 @click.option("--percentile", type=click.FloatRange(50, 100, min_open=True), default=99.99, show_default=True)
+@click.option("--approximate", is_flag=True, help="Fit one layer to each pair with a rectifier between, within a budget.")
+@error_option
+@drop_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Build folder [default: build/NAME].")
 @json_option
 @_reports_errors
@@ -157,6 +163,9 @@ def compile_(
     weight_bits: int,
     method: str,
     percentile: float,
+    approximate: bool,
+    error: float | None,
+    accuracy_drop: float | None,
     output: Path | None,
     as_json: bool,
 ) -> int:
@@ -164,7 +173,10 @@ def compile_(
     from convfold.api import compile as compile_network
     from convfold.compiler.passes import Options
     from convfold.compiler.quantize import QuantizeOptions
+    from convfold.compression import read_budget
 
+    if not approximate and (error is not None or accuracy_drop is not None):
+        raise CompileError("options", "a budget is given, but nothing that may lose anything", "add --approximate")
     with _steps(as_json) as progress:
         compiled = compile_network(
             net,
@@ -174,6 +186,7 @@ def compile_(
             test=test,
             fold_options=Options(fold=fold_mode, force=force_fold),
             quantize_options=QuantizeOptions(bits, weight_bits, method, percentile),
+            approximate=read_budget(error, accuracy_drop) if approximate else None,
             progress=progress,
         )
         progress("emit")
@@ -256,10 +269,6 @@ def explain(net: Path, fold_mode: str, force_fold: bool, as_json: bool) -> int:
 
 
 # -------------------------------------------------------------------------------------------------------------- compress
-
-error_option = click.option("--error", type=click.FloatRange(0), help="Budget: error of a layer's responses, of their spread.")
-drop_option = click.option("--accuracy-drop", type=click.FloatRange(0), help="Budget: points of accuracy on --test.")
-
 
 @main.command()
 @net_argument

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,15 @@ def compress(
 def read_budget(error: float | None, accuracy_drop: float | None, macs: int | None = None) -> Budget:
     """The one budget that is given.
 
-    *Raises* ``CompileError`` for none and for several.
+    *Raises* ``CompileError`` for none, for several, and for one that is not finite.
     """
     given = [value for value in (error, accuracy_drop, macs) if value is not None]
     if len(given) != 1:
         found = f"{len(given)} are given" if given else "none is given"
         message = f"a lossy step needs one budget, and {found}"
         raise CompileError("options", message, "say how much may be lost, for example --accuracy-drop 0.5 or --error 0.1")
+    if not 0 <= given[0] < math.inf:
+        raise CompileError("options", f"a budget must be a number from 0 on, not {given[0]}", "for example --error 0.1")
     return Budget(error, accuracy_drop, macs)
 
 
