@@ -91,7 +91,8 @@ def _try(teacher: Graph, graph: Graph, pair: Pair, budget: Budget, evidence: Evi
     before = node_macs(graph, pair.first) + node_macs(graph, pair.second)
     taps = geometry.kernel[0] * geometry.kernel[1] * graph.shapes[pair.first.inputs[0]][2]
     if pair.second.fold == "forbid":
-        return _refuse(graph, pair, f"'{pair.second.name}' must not be merged with what is in front of it", before, before, None)
+        reason = f"'{pair.second.name}' must not be merged with what is in front of it"
+        return _refuse(graph, pair, reason, before, before, None)
     if taps > MAX_TAPS:
         reason = f"a student of {taps:,} taps has more than the {MAX_TAPS:,} that are fitted"
         return _refuse(graph, pair, reason, before, before, None)

@@ -220,7 +220,8 @@ def _reach(meter: _Meter, front: Sequence[_Choice], macs: int) -> Point:
         if choice.macs <= macs and (point := meter.measure(choice.offers)).macs <= macs:
             return point
     least = meter.measure(front[0].offers).macs
-    raise CompileError(f"--macs {macs}", f"cannot be reached: rank 1 wherever it pays leaves {least} multiplies a frame", f"ask for {least} or more")
+    message = f"cannot be reached: rank 1 wherever it pays leaves {least} multiplies a frame"
+    raise CompileError(f"--macs {macs}", message, f"ask for {least} or more")
 
 
 def _hold(meter: _Meter, front: Sequence[_Choice], drop: float) -> Point:

@@ -131,7 +131,8 @@ def _check(decision: Decision) -> str:
     if decision.error is None:
         return ""
     if decision.rule in LOSSY:
-        return f"Measured on images that were not fitted: differs by {100 * decision.error:.3g} % of the spread of its responses"
+        share = f"{100 * decision.error:.3g} % of the spread of its responses"
+        return f"Measured on images that were not fitted: differs by {share}"
     checked = f"Checked on {PROBES} random inputs"
     if decision.error == 0:
         return f"{checked}: equal to the last bit"

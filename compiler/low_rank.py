@@ -121,7 +121,7 @@ class _Factors:
 
     @property
     def full_rank(self) -> int:
-        return self.b1.shape[-1]
+        return len(self.lost) - 1
 
 
 def _factors(graph: Graph, layer: Layer, fit: Pair | None) -> Iterator[_Factors]:
@@ -151,10 +151,9 @@ def _split(graph: Graph, factors: _Factors, rank: int, judge: Pair | None) -> Sp
     return replace(split, macs=node_macs(thin, first) + node_macs(thin, second), error=error)
 
 
-def _pair(graph: Graph, layer: Layer, suffix: str) -> tuple[Layer, Layer]:
-    """A layer twice: under a new name, without its own output's width, and to stand behind that for good."""
-    name = fresh_name(f"{layer.name}_{suffix}", set(graph.shapes))
-    return replace(layer, name=name, bits=None), replace(layer, inputs=(name,), fold="forbid")
+def _middle(graph: Graph, layer: Layer, suffix: str) -> str:
+    """A name for the thin tensor of a layer."""
+    return fresh_name(f"{layer.name}_{suffix}", set(graph.shapes))
 
 
 def _channel(graph: Graph, layer: Layer, fit: Pair | None) -> _Factors:
@@ -168,7 +167,8 @@ def _channel(graph: Graph, layer: Layer, fit: Pair | None) -> _Factors:
     weights_ok = parts.transpose(1, 0, 2).reshape(outputs, -1)
     spread = weights_ok if fit is None else (fit[1].reshape(-1, outputs) - centre_o).T
     v_or = np.linalg.eigh(spread @ spread.T)[1][:, ::-1]
-    first, second = _pair(graph, layer, "reduce")
+    name = _middle(graph, layer, "reduce")
+    first, second = replace(layer, name=name, bits=None), replace(layer, inputs=(name,), fold="forbid")
     w1 = np.einsum("or,nok->nrk", v_or, w_nok).reshape(w.shape)
     b1 = ((b_no - centre_o) @ v_or).reshape(b.shape)
 
@@ -204,10 +204,9 @@ def _spatial(graph: Graph, layer: Conv2D, fit: Pair | None) -> _Factors:
     w1 = (p * np.sqrt(s)).T.reshape(1, 1, -1, kh, 1, inputs)
     w2_vro = (np.sqrt(s)[:, None] * q).reshape(-1, kw, outputs).transpose(1, 0, 2)
     b1 = np.zeros((1, 1, len(s)))
-    first, second = _pair(graph, layer, "rows")
-    (rows, cols), none = layer.padding, (0, 0)
-    first = replace(first, stride=(layer.stride[0], 1), padding=(rows, none))
-    second = replace(second, stride=(1, layer.stride[1]), padding=(none, cols))
+    name, (rows, cols), none = _middle(graph, layer, "rows"), layer.padding, (0, 0)
+    first = replace(layer, name=name, stride=(layer.stride[0], 1), padding=(rows, none), bits=None)
+    second = replace(layer, inputs=(name,), stride=(1, layer.stride[1]), padding=(none, cols), fold="forbid")
     correct = (lambda rank: (0.0, b_o)) if fit is None else _refit(first, second, w1[0, 0], w2_vro, b_o, fit)
 
     def weights(rank: int) -> Pair:

@@ -275,7 +275,9 @@ PADDING = Kind(
     f'"same", "valid" or [[top, bottom], [left, right]], integers from 0 to {MAX_STEP}', '"same"', _padding
 )
 CLASSES = Kind(
-    f"a table of 1 to {MAX_CLASSES} rows and cols where border classes start", "{ rows = [0, 1, 7], cols = [0, 1, 7] }", _classes
+    f"a table of 1 to {MAX_CLASSES} rows and cols where border classes start",
+    "{ rows = [0, 1, 7], cols = [0, 1, 7] }",
+    _classes,
 )
 BITS = Kind(f"an integer from {MIN_BITS} to {MAX_BITS}", "8", _integer(MIN_BITS, MAX_BITS))
 LIMIT = Kind(f"a number up to {LARGEST:g}, or inf", "6.0", _limit)
