@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from math import inf
 
-from ..graph import Clip, Conv2D, Decision, Dense, DepthToSpace, Graph, MaxPool, Node, Upsample, node_macs
+import numpy as np
+
+from ..graph import (
+    BorderClasses,
+    Clip,
+    Conv2D,
+    Decision,
+    Dense,
+    DepthToSpace,
+    Graph,
+    MaxPool,
+    Node,
+    Upsample,
+    node_macs,
+)
 from .algebra import ConvMap, NotAConvolution, behind, block_of, compose, node_map, outline, unblock_nearest
 from .fold_branches import kept_branches
 from .merge import WORD_BITS, merge, merged_size
@@ -43,8 +58,8 @@ def fold_cascades(graph: Graph, options: Options = DEFAULT) -> Graph:
     if options.fold != "off":
         folds = []
         for chain in _chains(graph):
-            price = chain_price(graph, chain, options)
-            groups = (chain[start:stop] for start, stop in cheapest_cuts(len(chain), price))
+            cuts = cheapest_cuts(len(chain), *chain_prices(graph, chain, options))
+            groups = (chain[start:stop] for start, stop in cuts)
             folds += [_merge(graph, group, options) for group in groups if len(group) > 1]
         graph = apply_folds(graph, folds)
     return record(graph, [*kept_branches(graph, options), *_kept_pairs(graph, options)])
@@ -63,19 +78,31 @@ def _chains(graph: Graph) -> Iterator[Chain]:
             yield chain
 
 
-def cheapest_cuts(length: int, price: Callable[[int, int], Price | None]) -> list[tuple[int, int]]:
+Pricing = Callable[[int, int], Price | None]
+
+
+def cheapest_cuts(length: int, price: Pricing, floor: Pricing) -> list[tuple[int, int]]:
     """The cheapest way to cut ``length`` steps into groups ``start … stop − 1``; a price of ``None`` is no group.
 
     The cheapest cut of the first ``stop`` steps ends in some group, and cuts the steps before that group in the
-    cheapest way: ``O(length²)`` prices, as against ``2^(length−1)`` ways.
+    cheapest way: ``O(length²)`` prices, as against ``2^(length−1)`` ways. No price is asked for whose ``floor``, which
+    must not be above it, is too high already.
     """
     best: list[tuple[Price, list[tuple[int, int]]]] = [((0, 0, 0.0, 0), [])]
     for stop in range(1, length + 1):
-        ways = []
-        for start in range(stop):
+        floors = ((floor(start, stop), start) for start in range(stop))
+        hopes = sorted((add_prices(best[start][0], least), start) for least, start in floors if least is not None)
+        found: tuple[Price, int] | None = None
+        for hope, start in hopes:
+            if found is not None and hope >= found[0]:
+                break
             if (added := price(start, stop)) is not None:
-                ways.append((add_prices(best[start][0], added), [*best[start][1], (start, stop)]))
-        best.append(min(ways, key=lambda way: way[0]))
+                way = add_prices(best[start][0], added), start
+                found = way if found is None else min(found, way)
+        if found is None:
+            raise ValueError(f"step {stop - 1} must be in some group")
+        total, start = found
+        best.append((total, [*best[start][1], (start, stop)]))
     return best[-1][1]
 
 
@@ -83,38 +110,71 @@ def add_prices(one: Price, other: Price) -> Price:
     return one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3]
 
 
-def chain_price(graph: Graph, chain: Chain, options: Options) -> Callable[[int, int], Price | None]:
-    """The price of the steps ``start … stop − 1`` of a chain as one layer."""
+def chain_prices(graph: Graph, chain: Chain, options: Options) -> tuple[Pricing, Pricing]:
+    """The price of the steps ``start … stop − 1`` of a chain as one layer, and what it is at least.
 
-    shapes = [(*graph.shapes[step.inputs[0]][:2], 1) for step in chain]
+    The kernel of a group follows from sizes, and that is the floor. Its border classes follow from one channel.
+    """
+    interior = options.fold == "interior"
     outlines = [outline(node_map(graph, step)) if isinstance(step, Layer) else None for step in chain]
 
     @cache
     def geometry(start: int, stop: int) -> ConvMap | None:
         """A group in one channel, where it is a convolution."""
-        first, step = outlines[start], chain[start]
-        if stop == start + 1 or (rest := geometry(start + 1, stop)) is None:
-            return first if stop == start + 1 else None
-        if isinstance(step, DepthToSpace | Upsample):
-            try:
-                return unblock_nearest(rest, step, shapes[start], block_of(step))
-            except NotAConvolution:
-                return None
-        return first and compose(first, rest, interior=options.fold == "interior")
+        step, first, last = chain[start], outlines[start], outlines[stop - 1]
+        if start + 1 == stop or last is None:
+            return first if start + 1 == stop else None
+        if all(isinstance(inner, Layer) for inner in chain[start:stop]):
+            front = geometry(start, stop - 1)
+            return front and compose(front, last, interior=interior)
+        if (rest := geometry(start + 1, stop)) is None:
+            return None
+        if isinstance(step, Layer):
+            return first and compose(first, rest, interior=interior)
+        height, width, _ = graph.shapes[step.inputs[0]]
+        try:
+            return unblock_nearest(rest, step, (height, width, 1), block_of(step))
+        except NotAConvolution:
+            return None
+
+    def wishes(start: int, stop: int) -> int | None:
+        """How many are broken by a group; ``None`` for one that a layer forbids."""
+        if any(step.fold == "forbid" for step in chain[start + 1 : stop]):
+            return None
+        return int(start > 0 and (chain[start].fold == "force" or (options.force and chain[start].fold == "auto")))
+
+    def price_of(start: int, stop: int, conv: ConvMap, broken: int) -> Price:
+        in_shape, out_shape = graph.shapes[chain[start].inputs[0]], graph.shapes[chain[stop - 1].name]
+        return 0, broken, options.cost.of(merged_size(chain[start:stop], conv, in_shape, out_shape)), 1
 
     def price(start: int, stop: int) -> Price | None:
-        group = chain[start:stop]
-        wishes = [step.fold for step in group[1:]]
-        wanted = start > 0 and (group[0].fold == "force" or (options.force and group[0].fold == "auto"))
-        if len(group) == 1 and not isinstance(group[0], Layer):
-            return 1, int(wanted), 0.0, 1
-        conv = None if "forbid" in wishes else geometry(start, stop)
-        if conv is None:
+        if (broken := wishes(start, stop)) is None:
             return None
-        in_shape, out_shape = graph.shapes[group[0].inputs[0]], graph.shapes[group[-1].name]
-        return 0, int(wanted), options.cost.of(merged_size(group, conv, in_shape, out_shape)), 1
+        if start + 1 == stop and outlines[start] is None:
+            return 1, broken, 0.0, 1
+        conv = geometry(start, stop)
+        return None if conv is None else price_of(start, stop, conv, broken)
 
-    return price
+    def floor(start: int, stop: int) -> Price | None:
+        if (broken := wishes(start, stop)) is None:
+            return None
+        maps = [conv for conv in outlines[start:stop] if conv is not None]
+        if len(maps) < stop - start:
+            return 0, broken, 0.0, 1
+        return price_of(start, stop, _without_classes(maps), broken)
+
+    return price, floor
+
+
+def _without_classes(maps: Sequence[ConvMap]) -> ConvMap:
+    """The kernel and the stride of convolutions behind one another."""
+    kernel, stride = [1, 1], [1, 1]
+    for conv in maps:
+        for axis in (0, 1):
+            kernel[axis] += (conv.kernel[axis] - 1) * stride[axis]
+            stride[axis] *= conv.stride[axis]
+    w_rcohwi = np.zeros((1, 1, 1, *kernel, 1))
+    return replace(maps[0], w_rcohwi=w_rcohwi, classes=BorderClasses(), stride=(stride[0], stride[1]))
 
 
 # ------------------------------------------------------------------------------------------------------------- merging
@@ -126,9 +186,14 @@ def _merge(graph: Graph, group: Chain, options: Options) -> Fold:
 
 
 def _group_map(graph: Graph, group: Chain, options: Options) -> ConvMap:
-    merged = node_map(graph, group[-1])
-    for step in reversed(group[:-1]):
-        merged = behind(graph, step, merged, interior=options.fold == "interior")
+    """From the front, which takes the fewest products, but for what stands in front of a block."""
+    interior = options.fold == "interior"
+    blocks = max((n for n, step in enumerate(group, start=1) if not isinstance(step, Layer)), default=0)
+    merged = node_map(graph, group[blocks])
+    for step in group[blocks + 1 :]:
+        merged = compose(merged, node_map(graph, step), interior=interior)
+    for step in reversed(group[:blocks]):
+        merged = behind(graph, step, merged, interior=interior)
     return merged
 
 
