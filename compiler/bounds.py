@@ -41,6 +41,7 @@ from .graph import (
     Dense,
     DepthToSpace,
     Dropout,
+    Flatten,
     Graph,
     Input,
     Linear,
@@ -226,12 +227,20 @@ def _interval(graph: Graph, parts: _Parts, node: Node, inputs: list[Bounds]) -> 
             bias = _bias(graph, parts, node)
             # A bias alone is exact, and so is a sum of zeros.
             lost = np.where(terms > 0, _slack(graph, node) * (terms + np.abs(bias)), 0.0)
-            first = len(inputs) == 1 and isinstance(graph.node(node.inputs[0]), Input)
-            return Bounds(least + bias - lost[0], most + bias + lost[1], "exact" if first else "intervals")
+            moved = _slack(graph, node) == 0 and inputs[0].method == "exact"
+            exact = len(inputs) == 1 and (moved or _is_input(graph, graph.node(node.inputs[0])))
+            return Bounds(least + bias - lost[0], most + bias + lost[1], "exact" if exact else "intervals")
         case Clip() | MaxPool():  # both keep the order of numbers, and lose nothing
             low, high = apply_node(graph, node, (np.stack([*lows, *highs]),))
             return Bounds(low, high, "intervals")
     raise TypeError(f"node must be an operator on reals, not {node!r}")
+
+
+def _is_input(graph: Graph, node: Node) -> bool:
+    """Whether a tensor is the input or a part of it, each value once: then each is free, whatever the others are."""
+    while isinstance(node, Slice | ChannelShuffle | DepthToSpace | Dropout | Flatten):
+        node = graph.node(node.inputs[0])
+    return isinstance(node, Input)
 
 
 # --------------------------------------------------------------------------------------------------------- affine forms

@@ -109,17 +109,16 @@ class _Attack:
         self.at = np.empty((2 * channels, self.size))
 
     def run(self) -> Range:
-        middle = np.full(self.size, (self.low + self.high) / 2)
-        self._try(np.stack([middle, np.full(self.size, self.low), np.full(self.size, self.high)]))
-        self._follow_gradients(middle)
+        ends = np.array([[(self.low + self.high) / 2], [self.low], [self.high]])
+        self._try(np.tile(ends, self.size))
+        self._follow_gradients(np.tile(ends, self.size))
         self._try(self._random(self.left // 4))
-        while self.left:
-            before, left = self.best.copy(), self.left
-            for point in dict.fromkeys(map(tuple, self.at)):
-                self._follow_gradients(np.array(point))
+        before = np.full_like(self.best, -math.inf)
+        while self.left and (self.best > before).any():
+            before = self.best
+            self._follow_gradients(np.unique(self.at, axis=0))
             self._change_single_values()
-            if (self.best == before).all() or self.left == left:
-                self._try(self._mutants(self.left))
+        self._try(self._mutants(self.left))
         channels = len(self.best) // 2
         return -self.best[:channels], self.best[channels:]
 
@@ -144,21 +143,23 @@ class _Attack:
         corners = np.where(self.rng.random(x_bn.shape) < self.rng.random((count, 1)), self.high, self.low)
         return np.where(self.rng.random((count, 1)) < 0.5, x_bn, corners)
 
-    def _follow_gradients(self, x_n: RealArray) -> None:
-        """From one input, the corner where each element of the tensor would be least, and greatest, were it linear."""
-        step = np.where(x_n < (self.low + self.high) / 2, 1, -1) * (self.high - self.low) / 1024
-        y_bpc = self._try(np.concatenate([x_n[None], x_n + np.diag(step)]))
-        if len(y_bpc) <= self.size:
+    def _follow_gradients(self, x_pn: RealArray) -> None:
+        """From some inputs, the corners where each element of the tensor would be least, and greatest, if linear."""
+        x_pn = x_pn[: self.left // (self.size + 1)]
+        if not len(x_pn):
             return
-        slopes = ((y_bpc[1:] - y_bpc[0]) / step[:, None, None]).reshape(self.size, -1).T
-        corners = np.where(slopes > 0, self.high, self.low)
+        step = np.where(x_pn < (self.low + self.high) / 2, 1, -1) * (self.high - self.low) / 1024
+        moved = np.concatenate([x_pn[:, None], x_pn[:, None] + step[:, :, None] * np.eye(self.size)], axis=1)
+        y_pns = self._try(moved.reshape(-1, self.size)).reshape(len(x_pn), self.size + 1, -1)
+        slopes = (y_pns[:, 1:] - y_pns[:, :1]) / step[:, :, None]
+        corners = np.where(slopes.swapaxes(1, 2).reshape(-1, self.size) > 0, self.high, self.low)
         self._try(np.unique(np.concatenate([corners, self.low + self.high - corners]), axis=0))
 
     def _change_single_values(self) -> None:
         """From every extreme, one value after the other to the other end."""
-        for x_n in self.at.copy():
-            other = np.where(x_n < (self.low + self.high) / 2, self.high, self.low)
-            self._try(np.where(np.eye(self.size, dtype=bool), other, x_n))
+        other = np.where(self.at < (self.low + self.high) / 2, self.high, self.low)
+        changed = np.where(np.eye(self.size, dtype=bool), other[:, None], self.at[:, None])
+        self._try(changed.reshape(-1, self.size))
 
     def _mutants(self, count: int) -> RealArray:
         """Extremes with a few values changed at random."""
@@ -184,7 +185,7 @@ def recompute(graph: Graph, tensor: str) -> Range | None:
     needed = _ancestors(graph, tensor)
     if max(math.prod(graph.shapes[node.name]) for node in needed) ** 2 > MATRIX_VALUES:
         return None
-    low, high = (end.reshape(graph.shapes[tensor]) for end in _Substitution(graph, needed).bounds(tensor))
+    low, high = (end.reshape(graph.shapes[tensor]) for end in _Substitution(graph, needed).ranges[tensor])
     return low.min(axis=(0, 1)), high.max(axis=(0, 1))
 
 
@@ -197,7 +198,7 @@ def _ancestors(graph: Graph, tensor: str) -> list[Node]:
 
 
 class _Substitution:
-    """Every node written out: offset and matrices of the linear ones, lines for the others."""
+    """Every node written out: offset and matrices of the linear ones, lines for the others; and a range for each."""
 
     def __init__(self, graph: Graph, nodes: Sequence[Node]) -> None:
         self.nodes = nodes
@@ -205,17 +206,38 @@ class _Substitution:
         self.offsets: dict[str, RealArray] = {}
         self.matrices: dict[str, list[RealArray]] = {}
         self.lines: dict[str, _Lines] = {}
+        self.ranges: dict[str, Range] = {}
         for node in nodes:
+            before = [self.ranges[name] for name in node.inputs]
             match node:
+                case Input():
+                    everything = np.ones(self.sizes[node.name])
+                    self.ranges[node.name] = node.low * everything, node.high * everything
+                    continue
                 case Linear():
                     self.offsets[node.name], self.matrices[node.name] = _matrices(graph, node)
                 case Clip():
-                    self.lines[node.name] = _clip_lines(node, self.bounds(node.inputs[0]))
+                    self.lines[node.name] = _clip_lines(node, before[0])
                 case MaxPool():
-                    self.lines[node.name] = _pool_lines(graph, node, self.bounds(node.inputs[0]))
+                    self.lines[node.name] = _pool_lines(graph, node, before[0])
+            near, far = self._step(node, before), self._substitute(node.name)
+            self.ranges[node.name] = np.maximum(near[0], far[0]), np.minimum(near[1], far[1])
 
-    def bounds(self, tensor: str) -> Range:
-        """Each element's least and greatest value."""
+    def _step(self, node: Node, before: Sequence[Range]) -> Range:
+        """What follows from the ranges of a node's inputs alone."""
+        if isinstance(node, Clip):
+            low, high = before[0]
+            return np.clip(low, node.low, node.high), np.clip(high, node.low, node.high)
+        if isinstance(node, MaxPool):
+            (low, high), line = before[0], self.lines[node.name]
+            return low[line.pick], line.above[0] * high[line.pick] + line.above[1]
+        least = most = self.offsets[node.name]
+        for (low, high), matrix in zip(before, self.matrices[node.name], strict=True):
+            up, down = np.maximum(matrix, 0), np.minimum(matrix, 0)
+            least, most = least + up @ low + down @ high, most + up @ high + down @ low
+        return least, most
+
+    def _substitute(self, tensor: str) -> Range:
         rows = np.eye(self.sizes[tensor])
         return self._least(tensor, rows), -self._least(tensor, -rows)
 
