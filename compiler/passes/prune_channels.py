@@ -161,7 +161,7 @@ def _constant_reason(
     else:
         (clip,) = (node for node in run.between if isinstance(node, Clip) and node.name == certificate.layer)
         why = f"{proven(graph, certificate)}, where {describe(clip)} is stuck"
-    yield f"{_count(constant)} of '{of}' always {'is' if constant.sum() == 1 else 'are'} {always}: {why}"
+    yield f"{_count(constant)} of '{of}' {'is' if constant.sum() == 1 else 'are'} always {always}: {why}"
     if found.any():
         border = without.classes.count > 1
         classes = f"{len(without.classes.rows)}×{len(without.classes.cols)}"
@@ -172,7 +172,8 @@ def _constant_reason(
 
 def _unread_reason(run: _Run, unread: Mask) -> Iterator[str]:
     if unread.any():
-        yield f"{_count(unread)} of '{run.reader.inputs[0]}' meet only weights of zero in '{run.reader.name}'"
+        meet = "meets" if unread.sum() == 1 else "meet"
+        yield f"{_count(unread)} of '{run.reader.inputs[0]}' {meet} only weights of zero in '{run.reader.name}'"
 
 
 def _count(mask: Mask) -> str:
