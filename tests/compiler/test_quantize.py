@@ -281,6 +281,12 @@ def test_interval_bounds_hold_on_random_inputs_and_are_attained_by_one_layer(
     assert bounds["y"][1] == pytest.approx(reached.max(axis=1), rel=1e-12)
 
 
+def test_a_tensor_that_proofs_freed_of_its_rectifier_is_unsigned_all_the_same() -> None:
+    """What intervals cannot see, and affine forms can: opposite slopes cancel, so nothing is negative."""
+    graph = Net((2, 2, 1)).point("two", [[3.0], [-3.0]], [0, 0]).point("mix", [[1.0, 1.0]], [0.5]).graph()
+    assert not quantize(graph).format_of("mix").signed
+
+
 def test_formats_are_unsigned_where_proven_and_signed_elsewhere(rng: np.random.Generator) -> None:
     graph = (
         Net((2, 2, 1))
@@ -330,7 +336,7 @@ def test_the_percentile_leaves_out_its_share_at_both_ends(
     assert quantized.format_of("y") == Format(8, True, max(-low, high) / 127)
 
 
-INTERVALS = "ranges from interval arithmetic on the declared input range -1 … 1"
+INTERVALS = "ranges proven from the declared input range -1 … 1"
 
 
 @pytest.mark.parametrize(
