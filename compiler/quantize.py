@@ -162,7 +162,7 @@ def _fuse_clips(graph: Graph) -> dict[str, Limits]:
                 raise CompileError(
                     node.source,
                     f"operator {node.op} cannot be quantized",
-                    "fold it into a convolution: quantized are conv2d (no groups, no dilation), dense, clip and max_pool",
+                    "fold it into a convolution: quantized are plain conv2d, dense, clip and max_pool",
                 )
     return limits
 

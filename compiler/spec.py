@@ -548,7 +548,7 @@ def _pca(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
     arrays = {"components": components, "mean": layer.array("mean", (shape[2],))}
     whiten = layer.read("whiten", FLAG, False)
     if whiten:
-        arrays["explained_variance"] = layer.array("explained_variance", components.shape[:1], low=1 / LARGEST)
+        arrays["explained_variance"] = layer.array("explained_variance", components.shape[:1], low=0.0)
     return Pca(**layer.linear, whiten=whiten), arrays
 
 

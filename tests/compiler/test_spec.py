@@ -475,9 +475,7 @@ TREES: dict[str, tuple[Change, str, str]] = {
     "unknown op, none near": (
         in_layer(1, op="lstm"),
         f"{EDGES}: op 'lstm' is not known",
-        "choose from 'add', 'average_pool', 'batch_norm', 'channel_shuffle', 'clip', 'concat', 'conv2d', 'dense', "
-        "'depth_to_space', 'dropout', 'flatten', 'global_average_pool', 'max_pool', 'pca', 'relu', 'relu6', "
-        "'scale_bias', 'slice', 'upsample'",
+        f"choose from {', '.join(map(repr, sorted(spec.OPERATORS)))}",
     ),
     "op no string": (
         in_layer(2, op=["relu"]),
