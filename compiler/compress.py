@@ -98,7 +98,7 @@ def compress(
     for layer in _layers(graph):
         progress(f"split {layer.name}")
         offers[layer.name] = meter.offers(layer)
-    front = _front(list(offers.values()), meter.before.macs)
+    front = choices(list(offers.values()), meter.before.macs)
     progress("measure")
     if budget.error is not None:
         chosen = meter.measure(_within(offers, budget.error, meter.before.macs))
@@ -174,7 +174,7 @@ class _Meter:
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class Choice:
     """Splits of different layers, the multiplies a frame and the loss that they should add up to."""
 
     macs: int
@@ -182,12 +182,12 @@ class _Choice:
     offers: tuple[Offer, ...]
 
 
-def _front(layers: Sequence[Sequence[Offer]], whole: int) -> list[_Choice]:
+def choices(layers: Sequence[Sequence[Offer]], whole: int) -> list[Choice]:
     """The choices that no other beats in multiplies and in loss, by rising multiplies."""
-    front = [_Choice(whole, 0.0, ())]
+    front = [Choice(whole, 0.0, ())]
     for offers in layers:
         joined = front + [
-            _Choice(choice.macs - whole + offer.macs, choice.loss + offer.loss, (*choice.offers, offer))
+            Choice(choice.macs - whole + offer.macs, choice.loss + offer.loss, (*choice.offers, offer))
             for choice in front
             for offer in offers
             if offer.macs < whole
@@ -201,7 +201,7 @@ def _front(layers: Sequence[Sequence[Offer]], whole: int) -> list[_Choice]:
     return front
 
 
-def _thinned(front: Sequence[_Choice], most: int) -> list[_Choice]:
+def _thinned(front: Sequence[Choice], most: int) -> list[Choice]:
     """At most so many choices, evenly spread, the first and the last among them."""
     if len(front) <= most:
         return list(front)
@@ -214,7 +214,7 @@ def _within(offers: Mapping[str, Sequence[Offer]], error: float, whole: int) -> 
     return tuple(min(some, key=lambda offer: (offer.macs, offer.error)) for some in good if some)
 
 
-def _reach(meter: _Meter, front: Sequence[_Choice], macs: int) -> Point:
+def _reach(meter: _Meter, front: Sequence[Choice], macs: int) -> Point:
     """The network of least expected loss within so many multiplies."""
     for choice in sorted(front, key=lambda choice: choice.loss):
         if choice.macs <= macs and (point := meter.measure(choice.offers)).macs <= macs:
@@ -224,7 +224,7 @@ def _reach(meter: _Meter, front: Sequence[_Choice], macs: int) -> Point:
     raise CompileError(f"--macs {macs}", message, f"ask for {least} or more")
 
 
-def _hold(meter: _Meter, front: Sequence[_Choice], drop: float) -> Point:
+def _hold(meter: _Meter, front: Sequence[Choice], drop: float) -> Point:
     """The cheapest network that loses so many points of accuracy at most: among those measured, then among their neighbours."""
     measured = _thinned(front, POINTS)
     at = next(n for n, choice in enumerate(measured) if _drop(meter, choice) <= drop)  # the last is the whole network
@@ -233,7 +233,7 @@ def _hold(meter: _Meter, front: Sequence[_Choice], drop: float) -> Point:
     return meter.measure(next(choice for choice in between if _drop(meter, choice) <= drop).offers)
 
 
-def _drop(meter: _Meter, choice: _Choice) -> float:
+def _drop(meter: _Meter, choice: Choice) -> float:
     """The points of accuracy that a network loses."""
     before, after = meter.before.accuracy, meter.measure(choice.offers).accuracy
     if before is None or after is None:
