@@ -8,7 +8,7 @@ import json
 import re
 import runpy
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from convfold.hdl.axi_stream import AxiStreamParams
 from convfold.hdl.conv import ConvParams
 
-from .graph import Graph, MaxPool, QConv2D, node_macs
+from .graph import Certificate, Decision, Graph, MaxPool, QConv2D, node_macs
 from .numbers import Format
 from .plan import Plan, Stage
 from .targets import get_target
@@ -288,6 +288,7 @@ def manifest(emission: Emission) -> dict[str, Any]:
     """``manifest.json``: the contract for every outside tool."""
     plan = emission.plan
     graph = plan.graph
+    proofs = tuple(dict.fromkeys(d.certificate for d in graph.decisions if d.certificate is not None))
     return {
         "name": graph.name,
         "top": graph.name,
@@ -315,10 +316,17 @@ def manifest(emission: Emission) -> dict[str, Any]:
             for node in emission.network.nodes
         ],
         "layers": [_layer(plan, stage) for stage in plan.stages],
-        "decisions": [dataclasses.asdict(decision) for decision in graph.decisions],
+        "decisions": [_decision(decision, proofs) for decision in graph.decisions],
+        "certificates": [dataclasses.asdict(proof) for proof in proofs],
         "estimate": dataclasses.asdict(plan.resources),
         **emission.extra,
     }
+
+
+def _decision(decision: Decision, proofs: Sequence[Certificate]) -> dict[str, Any]:
+    """A decision with the number of its certificate, if it has one."""
+    proof = decision.certificate
+    return dataclasses.asdict(decision) | {"certificate": None if proof is None else proofs.index(proof)}
 
 
 def _port(graph: Graph, tensor: str, port: str, edge: AxiStreamParams) -> dict[str, Any]:

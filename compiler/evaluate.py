@@ -13,7 +13,29 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from .graph import BatchNorm, Clip, Conv2D, Dense, Graph, MaxPool, Node, Padding, Pair, Pca
+from .graph import (
+    Add,
+    AveragePool,
+    BatchNorm,
+    ChannelShuffle,
+    Clip,
+    Concat,
+    Conv2D,
+    Dense,
+    DepthToSpace,
+    Dropout,
+    Flatten,
+    Graph,
+    MaxPool,
+    Node,
+    Padding,
+    Pair,
+    Pca,
+    ScaleBias,
+    Slice,
+    Upsample,
+    window_extent,
+)
 from .numbers import RealArray
 
 PATCH_VALUES = 1 << 22
@@ -62,10 +84,36 @@ def apply_node(graph: Graph, node: Node, inputs_bhwc: tuple[RealArray, ...]) -> 
         case BatchNorm():
             scale, shift = normalization(graph, node)
             return x_bhwc * scale + shift
+        case ScaleBias():
+            return x_bhwc * real_array(graph, f"{node.name}.scale") + real_array(graph, f"{node.name}.bias")
         case Pca():
-            return (x_bhwc - real_array(graph, f"{node.name}.mean")) @ real_array(
-                graph, f"{node.name}.components"
-            ).T
+            return (x_bhwc - real_array(graph, f"{node.name}.mean")) @ projection(graph, node).T
+        case AveragePool():
+            sums = _windows(x_bhwc, node.kernel, node.stride, node.padding, 0.0).sum(axis=(4, 5))
+            rows, cols = window_counts(graph, node)
+            return np.asarray(sums / np.outer(rows, cols)[:, :, None])
+        case Add():
+            return np.asarray(sum(inputs_bhwc[1:], start=x_bhwc))
+        case Concat():
+            return np.concatenate(inputs_bhwc, axis=3)
+        case Slice():
+            return x_bhwc[..., node.start : node.stop]
+        case ChannelShuffle():
+            parted = x_bhwc.reshape(*x_bhwc.shape[:3], node.groups, -1)
+            return parted.swapaxes(3, 4).reshape(x_bhwc.shape)
+        case DepthToSpace():
+            height, width, channels = graph.shapes[node.name]
+            dcr = node.order == "DCR"
+            parts = (*node.block, channels) if dcr else (channels, *node.block)
+            parted = x_bhwc.reshape(*x_bhwc.shape[:3], *parts)
+            blocks = parted.transpose(0, 1, 3, 2, 4, 5) if dcr else parted.transpose(0, 1, 4, 2, 5, 3)
+            return blocks.reshape(len(x_bhwc), height, width, channels)
+        case Upsample():
+            return x_bhwc.repeat(node.factor[0], axis=1).repeat(node.factor[1], axis=2)
+        case Dropout():
+            return x_bhwc
+        case Flatten():
+            return x_bhwc.reshape(len(x_bhwc), 1, 1, -1)
         case Clip():
             return np.clip(x_bhwc, node.low, node.high)
         case MaxPool():
@@ -90,6 +138,31 @@ def normalization(graph: Graph, node: BatchNorm) -> tuple[RealArray, RealArray]:
     return scale, beta - mean * scale
 
 
+def projection(graph: Graph, node: Pca) -> RealArray:
+    """The matrix ``(r, c)`` of a projection, whitening included.
+
+    As in scikit-learn, no standard deviation is taken for less than float64 resolves.
+    """
+    q_rc = real_array(graph, f"{node.name}.components")
+    if not node.whiten:
+        return q_rc
+    deviation = np.sqrt(real_array(graph, f"{node.name}.explained_variance"))
+    return np.asarray(q_rc / np.maximum(deviation, np.finfo(np.float64).eps)[:, None])
+
+
+def window_counts(graph: Graph, node: AveragePool) -> tuple[RealArray, RealArray]:
+    """How many rows, and how many columns, each window of an average pool divides by."""
+    counts = []
+    for axis in (0, 1):
+        size, windows = graph.shapes[node.inputs[0]][axis], graph.shapes[node.name][axis]
+        first = np.arange(windows) * node.stride[axis] - node.padding[axis][0]
+        stop = first + node.kernel[axis]
+        if not node.count_include_pad:
+            first, stop = first.clip(0, size), stop.clip(0, size)
+        counts.append((stop - first).astype(np.float64))
+    return counts[0], counts[1]
+
+
 def real_array(graph: Graph, name: str) -> RealArray:
     """One weight array of a real graph."""
     return np.asarray(graph.weights[name], dtype=np.float64)
@@ -99,17 +172,22 @@ def _convolve(graph: Graph, node: Conv2D, x_bhwc: RealArray) -> RealArray:
     w_rcohwi, b_rco = real_array(graph, f"{node.name}.w"), real_array(graph, f"{node.name}.b")
     height, width, channels = graph.shapes[node.name]
     _, _, _, kh, kw, inputs = w_rcohwi.shape
-    w_rcio = w_rcohwi.transpose(0, 1, 5, 3, 4, 2).reshape(*b_rco.shape[:2], inputs * kh * kw, channels)
+    (dh, dw), outputs = node.dilation, channels // node.groups
+    w_rcgio = w_rcohwi.reshape(*b_rco.shape[:2], node.groups, outputs, kh, kw, inputs).transpose(0, 1, 2, 6, 4, 5, 3)
+    w_rcgio = w_rcgio.reshape(*b_rco.shape[:2], node.groups, inputs * kh * kw, outputs)
     y_bhwo = np.empty((len(x_bhwc), height, width, channels))
     step = max(1, PATCH_VALUES // (height * width * inputs * kh * kw))
+    extent = window_extent(kh, dh), window_extent(kw, dw)
     for start in range(0, len(x_bhwc), step):
         batch = slice(start, start + step)
-        patches = _windows(x_bhwc[batch], (kh, kw), node.stride, node.padding, 0.0)
+        patches = _windows(x_bhwc[batch], extent, node.stride, node.padding, 0.0)[..., ::dh, ::dw]
         for r, rows in _segments(node.classes.rows, height):
             for c, cols in _segments(node.classes.cols, width):
-                block = patches[:, rows, cols]
-                flat = block.reshape(-1, inputs * kh * kw) @ w_rcio[r, c] + b_rco[r, c]
-                y_bhwo[batch, rows, cols] = flat.reshape(*block.shape[:3], channels)
+                for g in range(node.groups):
+                    block = patches[:, rows, cols, g * inputs : (g + 1) * inputs]
+                    made = slice(g * outputs, (g + 1) * outputs)
+                    flat = block.reshape(-1, inputs * kh * kw) @ w_rcgio[r, c, g] + b_rco[r, c, made]
+                    y_bhwo[batch, rows, cols, made] = flat.reshape(*block.shape[:3], outputs)
     return y_bhwo
 
 

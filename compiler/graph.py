@@ -1,9 +1,9 @@
 """The graph: frozen nodes in single assignment and topological order, weights beside them.
 
 A node's name is the name of the tensor it makes. Activations are ``(H, W, C)``. Convolution weights are
-``(R, C, O, kh, kw, I)``: one kernel for each *border class* (row class × column class, see `BorderClasses`); an ordinary
-convolution has a single class, ``R = C = 1``. Real graphs hold float64 arrays; after ``quantize`` a graph holds only
-integer nodes (`QConv2D`, `MaxPool`, …) and int64 arrays.
+``(R, C, O, kh, kw, I)``: one kernel for each *border class* (row class × column class, see `BorderClasses`);
+an ordinary convolution has a single class, ``R = C = 1``. 1-D networks are ``H×1``. Real graphs hold float64 arrays;
+after ``quantize`` a graph holds only integer nodes (`QConv2D`, `MaxPool`, …) and int64 arrays.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,13 @@ Shape = tuple[int, int, int]
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 Array = NDArray[np.float64] | NDArray[np.int64]
+FoldRule = Literal["auto", "force", "forbid"]
+DepthOrder = Literal["DCR", "CRD"]
 
 
 @dataclass(frozen=True, slots=True)
 class BorderClasses:
-    """Which kernel an output position uses: class ``n`` holds from ``rows[n]`` up to the next start; columns likewise."""
+    """Which kernel an output position uses: class ``n`` holds from ``rows[n]`` to the next start; columns likewise."""
 
     rows: tuple[int, ...] = (0,)
     cols: tuple[int, ...] = (0,)
@@ -72,23 +75,46 @@ class Input(Node):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conv2D(Node):
-    """``y[i,j,m] = b[m] + Σ w[m,u,v,c] · x[i·s+u−p, j·s+v−p, c]``; arrays ``NAME.w (R,C,O,kh,kw,I)``, ``NAME.b (R,C,O)``.
+class Linear(Node):
+    """An operation that is an affine map of its inputs: what the algebra can fold.
 
+    ``fold`` is the user's word on merging it with the linear layer *in front* of it: ``auto`` (where it pays),
+    ``force`` (wherever it is exact) or ``forbid``.
+    """
+
+    fold: FoldRule = "auto"
+
+    op = "linear"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conv2D(Linear):
+    """``y[i,j,m] = b[m] + Σ w[m,u,v,c] · x[i·s+u·d−p, j·s+v·d−p, c]``.
+
+    Arrays ``NAME.w (R,C,O,kh,kw,I)`` and ``NAME.b (R,C,O)``. With ``groups`` the ``O`` outputs and the channels of ``x``
+    are cut into as many equal parts, each output part reads its own input part, and ``I`` counts the channels of one
+    part: as many groups as channels is a depthwise convolution.
     ``bits`` and ``weight_bits`` are the user's own widths for the output and the weights of this layer.
     """
 
     stride: Pair = (1, 1)
     padding: Padding = ((0, 0), (0, 0))
+    dilation: Pair = (1, 1)
+    groups: int = 1
     classes: BorderClasses = BorderClasses()
     bits: int | None = None
     weight_bits: int | None = None
 
     op = "conv2d"
 
+    @property
+    def plain(self) -> bool:
+        """Whether an engine takes it as it is: every output reads every channel of neighbouring samples."""
+        return self.groups == 1 and self.dilation == (1, 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dense(Node):
+class Dense(Linear):
     """``y = W · flatten(x) + b``, flattened in (H, W, C) order; arrays ``NAME.w (O, H·W·C)`` and ``NAME.b (O,)``."""
 
     bits: int | None = None
@@ -98,7 +124,7 @@ class Dense(Node):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchNorm(Node):
+class BatchNorm(Linear):
     """``y = gamma · (x − mean) / √(var + epsilon) + beta`` per channel; arrays ``NAME.gamma/.beta/.mean/.var (C,)``."""
 
     epsilon: float = 1e-5
@@ -107,10 +133,109 @@ class BatchNorm(Node):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pca(Node):
-    """``y = components · (x − mean)`` at every pixel; arrays ``NAME.components (r, c)`` and ``NAME.mean (c,)``."""
+class ScaleBias(Linear):
+    """``y = scale · x + bias`` per channel; arrays ``NAME.scale (C,)`` and ``NAME.bias (C,)``."""
+
+    op = "scale_bias"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pca(Linear):
+    """``y = components · (x − mean)`` at every pixel; arrays ``NAME.components (r, c)`` and ``NAME.mean (c,)``.
+
+    With ``whiten`` each component is divided by its standard deviation, the root of ``NAME.explained_variance (r,)``.
+    """
+
+    whiten: bool = False
 
     op = "pca"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AveragePool(Linear):
+    """The mean of each window; a global pool is one whose window is the whole map.
+
+    With ``count_include_pad`` padded samples are zeros that count, so every window divides by ``kh·kw`` (PyTorch's
+    default); without, a window divides by the number of its samples that lie inside the map (ONNX's and TensorFlow's
+    default).
+    """
+
+    kernel: Pair
+    stride: Pair
+    padding: Padding = ((0, 0), (0, 0))
+    count_include_pad: bool = False
+
+    op = "average_pool"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Add(Linear):
+    """The sum of two or more tensors of one shape."""
+
+    op = "add"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concat(Linear):
+    """The channels of two or more tensors of one size, one tensor after the other."""
+
+    op = "concat"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice(Linear):
+    """The channels ``start … stop − 1``."""
+
+    start: int
+    stop: int
+
+    op = "slice"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelShuffle(Linear):
+    """Channel ``g·(C/groups) + n`` of the input becomes channel ``n·groups + g``."""
+
+    groups: int
+
+    op = "channel_shuffle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthToSpace(Linear):
+    """``y[i·bh+r, j·bw+s, c] = x[i, j, n]``, where ``block`` is ``(bh, bw)`` and ``y`` has ``C`` channels.
+
+    ``n = (r·bw + s)·C + c`` in ``order`` ``DCR`` (TensorFlow, ONNX's default), and ``n = (c·bh + r)·bw + s`` in
+    ``CRD`` (PyTorch's pixel shuffle).
+    """
+
+    block: Pair
+    order: DepthOrder = "DCR"
+
+    op = "depth_to_space"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upsample(Linear):
+    """Nearest neighbour, by an integer factor: ``y[i, j] = x[⌊i/fh⌋, ⌊j/fw⌋]``."""
+
+    factor: Pair
+
+    op = "upsample"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropout(Linear):
+    """The identity: what dropout is once a network is trained."""
+
+    op = "dropout"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flatten(Linear):
+    """All samples as the channels of one pixel, in (H, W, C) order."""
+
+    op = "flatten"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +285,25 @@ class QConv2D(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """What is proven of a tensor: channel ``c`` lies within ``low[c] … high[c]`` for every input in the declared range.
+
+    ``layer`` is the clip that reads ``tensor``, with ``limits`` (``None`` for none). ``rule`` is what the bounds justify:
+    that it is the ``identity``, that its ``floor`` or its ``ceiling`` is never touched, or that the ``channels`` behind it
+    are ``constant``. ``channels`` are those for which that holds, ``method`` is how the bounds were found.
+    """
+
+    layer: str
+    tensor: str
+    limits: tuple[float | None, float | None]
+    rule: str
+    channels: tuple[int, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What a pass did, or why it did not. ``error`` is the greatest measured difference, relative for exact rules."""
 
@@ -170,6 +314,7 @@ class Decision:
     macs_before: int
     macs_after: int
     error: float | None = None
+    certificate: Certificate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,11 +394,29 @@ def _attributes(graph: Graph, node: Node) -> Iterator[str]:
         yield f"{kh}×{kw}"
         yield f"stride {node.stride[0]}×{node.stride[1]}" if node.stride != (1, 1) else ""
         yield f"padding {node.padding}" if node.padding != ((0, 0), (0, 0)) else ""
+        if isinstance(node, Conv2D):
+            yield f"dilation {node.dilation[0]}×{node.dilation[1]}" if node.dilation != (1, 1) else ""
+            yield f"groups {node.groups}" if node.groups != 1 else ""
         yield f"classes {len(node.classes.rows)}×{len(node.classes.cols)}" if node.classes.count > 1 else ""
-    elif isinstance(node, MaxPool):
+    elif isinstance(node, MaxPool | AveragePool):
         yield f"{node.kernel[0]}×{node.kernel[1]}, stride {node.stride[0]}×{node.stride[1]}"
+        if isinstance(node, AveragePool):
+            yield f"padding {node.padding}" if node.padding != ((0, 0), (0, 0)) else ""
+            yield "padding counts" if node.count_include_pad else ""
     elif isinstance(node, Clip):
         yield f"{node.low:g} … {node.high:g}"
+    elif isinstance(node, Slice):
+        yield f"{node.start} … {node.stop - 1}"
+    elif isinstance(node, ChannelShuffle):
+        yield f"groups {node.groups}"
+    elif isinstance(node, DepthToSpace):
+        yield f"{node.block[0]}×{node.block[1]}, {node.order}"
+    elif isinstance(node, Upsample):
+        yield f"{node.factor[0]}×{node.factor[1]}"
+    elif isinstance(node, Pca):
+        yield "whiten" if node.whiten else ""
+    if isinstance(node, Linear):
+        yield f"fold {node.fold}" if node.fold != "auto" else ""
     if isinstance(node, QConv2D | Input) and node.format is not None:
         yield str(node.format)
 
@@ -264,6 +427,11 @@ def _attributes(graph: Graph, node: Node) -> Iterator[str]:
 def window_size(size: int, kernel: int, stride: int, padding: Pair) -> int:
     """How many windows of ``kernel`` fit into ``size`` samples with ``padding`` on both sides, ``stride`` apart."""
     return (size + sum(padding) - kernel) // stride + 1
+
+
+def window_extent(kernel: int, dilation: int) -> int:
+    """How many samples a kernel spans whose taps lie ``dilation`` apart."""
+    return (kernel - 1) * dilation + 1
 
 
 def _windows(node: Node, shape: Shape, kernel: Pair, stride: Pair, padding: Padding) -> Pair:
@@ -284,16 +452,61 @@ def node_shape(node: Node, inputs: tuple[Shape, ...], weights: Mapping[str, Arra
             return node.shape
         case Conv2D() | QConv2D():
             _, _, outputs, kh, kw, _ = weights[f"{node.name}.w"].shape
-            return (*_windows(node, inputs[0], (kh, kw), node.stride, node.padding), outputs)
-        case MaxPool():
+            dilation = node.dilation if isinstance(node, Conv2D) else (1, 1)
+            extent = window_extent(kh, dilation[0]), window_extent(kw, dilation[1])
+            return (*_windows(node, inputs[0], extent, node.stride, node.padding), outputs)
+        case MaxPool() | AveragePool():
             return (*_windows(node, inputs[0], node.kernel, node.stride, node.padding), inputs[0][2])
         case Dense():
             return 1, 1, weights[f"{node.name}.w"].shape[0]
         case Pca():
             return inputs[0][0], inputs[0][1], weights[f"{node.name}.components"].shape[0]
-        case BatchNorm() | Clip():
+        case BatchNorm() | ScaleBias() | Clip() | Dropout():
             return inputs[0]
+        case Add():
+            return _same_size(node, inputs, 3)
+        case Concat():
+            return (*_same_size(node, inputs, 2)[:2], sum(shape[2] for shape in inputs))
+    return _moved(node, inputs[0])
+
+
+def _same_size(node: Node, inputs: tuple[Shape, ...], axes: int) -> Shape:
+    for name, shape in zip(node.inputs, inputs, strict=True):
+        if shape[:axes] != inputs[0][:axes]:
+            first, other = ("×".join(map(str, size[:axes])) for size in (inputs[0], shape))
+            raise CompileError(
+                node.source,
+                f"{node.op} takes tensors of one size, but '{node.inputs[0]}' is {first} and '{name}' is {other}",
+                "give the branches the same strides, padding and channels",
+            )
+    return inputs[0]
+
+
+def _moved(node: Node, shape: Shape) -> Shape:
+    """The shapes of operators that only move samples."""
+    height, width, channels = shape
+    match node:
+        case Slice():
+            if not 0 <= node.start < node.stop <= channels:
+                message = f"channels {node.start} … {node.stop - 1} must lie within its input's 0 … {channels - 1}"
+                raise CompileError(node.source, message, "start counts from 0, and stop is the first channel left out")
+            return height, width, node.stop - node.start
+        case ChannelShuffle():
+            return height, width, node.groups * _share(node, channels, node.groups, "groups")
+        case DepthToSpace():
+            parts = node.block[0] * node.block[1]
+            return height * node.block[0], width * node.block[1], _share(node, channels, parts, "samples a block")
+        case Upsample():
+            return height * node.factor[0], width * node.factor[1], channels
+        case Flatten():
+            return 1, 1, math.prod(shape)
     raise TypeError(f"node must be a known operator, not {node!r}")
+
+
+def _share(node: Node, channels: int, parts: int, what: str) -> int:
+    if parts < 1 or channels % parts:
+        raise CompileError(node.source, f"{channels} channels cannot be cut into {parts} {what}", "choose a divisor")
+    return channels // parts
 
 
 def infer_shapes(nodes: tuple[Node, ...], weights: Mapping[str, Array]) -> dict[str, Shape]:
@@ -303,11 +516,14 @@ def infer_shapes(nodes: tuple[Node, ...], weights: Mapping[str, Array]) -> dict[
     return shapes
 
 
-# -------------------------------------------------------------------------------------------------------------- counting
+# ------------------------------------------------------------------------------------------------------------ counting
 
 
 def node_macs(graph: Graph, node: Node) -> int:
-    """Multiplies of one node for one frame; padded taps count, since the engine spends a cycle on them."""
+    """Multiplies of one node for one frame; padded taps count, since the engine spends a cycle on them.
+
+    An average is one multiply: the rest of it are additions.
+    """
     height, width, channels = graph.shapes[node.name]
     match node:
         case Conv2D() | QConv2D():
@@ -317,7 +533,7 @@ def node_macs(graph: Graph, node: Node) -> int:
             return int(graph.weights[f"{node.name}.w"].size)
         case Pca():
             return height * width * int(graph.weights[f"{node.name}.components"].size)
-        case BatchNorm():
+        case BatchNorm() | ScaleBias() | AveragePool():
             return height * width * channels
     return 0
 

@@ -1,6 +1,6 @@
 """Real graph to integer graph: the ranges of tensors, then their formats, then the integers of every layer.
 
-Ranges come from calibration data or, without any, from interval arithmetic on the declared input range. The
+Ranges come from calibration data or, without any, are proven from the declared input range. The
 rest is arithmetic: a layer's range gives its output step, each output channel's weights give their own step,
 and the ratio of the accumulator's step to the output's is the channel's multiplier. Weights and formats bound
 the accumulator, so it cannot overflow.
@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from .bounds import find_bounds
 from .errors import CompileError
 from .evaluate import evaluate
 from .graph import Array, Clip, Conv2D, Decision, Dense, Graph, Input, MaxPool, Node, QConv2D, graph_macs
@@ -81,7 +82,7 @@ def quantize(
 
     A clip becomes the limits of the layer that feeds it, and its readers read that layer. It may stand behind
     max pools too, since clipping keeps the order of numbers. Formats have no zero point; they are unsigned
-    where interval arithmetic proves a tensor never negative, and signed elsewhere.
+    where bounds prove a tensor never negative, and signed elsewhere.
 
     *Before*::
 
@@ -96,7 +97,7 @@ def quantize(
 
     *Shapes* ``calibration`` is ``(B, H, W, C)``, real values within the declared input range.
 
-    *Requires* nothing but `Input`, `Conv2D`, `Dense`, `Clip` and `MaxPool`. *Leaves* `Input`, `QConv2D`,
+    *Requires* nothing but `Input`, plain `Conv2D`, `Dense`, `Clip` and `MaxPool`. *Leaves* `Input`, `QConv2D`,
     `MaxPool`.
 
     *Raises* ``CompileError`` for another operator, for a clip that no layer can take over, for calibration
@@ -150,7 +151,7 @@ def _fuse_clips(graph: Graph) -> dict[str, Limits]:
     limits: dict[str, Limits] = {}
     for node in graph.nodes:
         match node:
-            case Conv2D() | Dense():
+            case Dense() | Conv2D(groups=1, dilation=(1, 1)):
                 limits[node.name] = (-math.inf, math.inf)
             case Clip():
                 layer = _clipped_layer(graph, node)
@@ -161,7 +162,7 @@ def _fuse_clips(graph: Graph) -> dict[str, Limits]:
                 raise CompileError(
                     node.source,
                     f"operator {node.op} cannot be quantized",
-                    "fold it into a convolution: quantized are conv2d, dense, clip and max_pool",
+                    "fold it into a convolution: quantized are plain conv2d, dense, clip and max_pool",
                 )
     return limits
 
@@ -202,12 +203,18 @@ def _find_spans(
     graph: Graph, limits: Mapping[str, Limits], options: QuantizeOptions, calibration: RealArray | None
 ) -> tuple[dict[str, _Span], str]:
     """What each layer's format must hold within its limits, and how that was found."""
-    bounds = interval_bounds(graph)
-    proven = {name: (float(bounds[name][0].min()), float(bounds[name][1].max())) for name in limits}
+    intervals, bounds = interval_bounds(graph), find_bounds(graph, limits)
+    proven = {  # the tighter of the two: one leaves rounding out, the other knows what channels have in common
+        name: (
+            max(float(intervals[name][0].min()), float(bounds[name].low_hwc.min())),
+            min(float(intervals[name][1].max()), float(bounds[name].high_hwc.max())),
+        )
+        for name in limits
+    }
     if calibration is None:
         ranges = proven
         declared = f"{graph.input.low:g} … {graph.input.high:g}"
-        origin = f"ranges from interval arithmetic on the declared input range {declared}"
+        origin = f"ranges proven from the declared input range {declared}"
         origin += "; nothing saturates, but steps are coarser than with calibration data"
     else:
         ranges = _observe(graph, limits.keys(), options, calibration)

@@ -15,7 +15,7 @@ from typing import Any
 
 from .emit import render
 from .errors import CompileError, quote
-from .explain import EXACT_ERROR
+from .explain import EXACT_ERROR, KEEPS_LAYERS
 from .targets import TARGETS
 
 __all__ = ["Report", "read_report", "report_html"]
@@ -26,11 +26,18 @@ COLOURS = 6
 """Engine layers are told apart by this many colours, in turn."""
 
 _RULES = {
+    "approximate": "approximated by one layer with its neighbours",
     "batch_norm": "batch norm folded into the weights",
     "pca": "projection folded into the weights",
+    "scale_bias": "scale and bias folded into the weights",
     "cascade": "merged with its neighbours",
-    "lower": "rewritten as a 1×1 convolution",
+    "branches": "branches merged into one kernel",
+    "identity": "dropped, for it changes nothing",
+    "lower": "rewritten as a convolution",
     "hoist": "order of pool and limits exchanged",
+    "drop_clip": "proven to change nothing",
+    "loosen_clip": "a limit proven never to act is gone",
+    "prune": "constant or unread channels pruned",
 }
 _CARD, _ARROW, _EDGE = 148, 66, 96
 """Widths in the drawing of the pipeline: a layer, the arrow in front of it, input and output."""
@@ -568,7 +575,7 @@ def _homes(build: Record, layers: Sequence[Record]) -> list[int | None]:
     removed = {
         name
         for decision in build.records("decisions")
-        if decision.flag("taken") and decision.text("rule") not in ("hoist", "quantize")
+        if decision.flag("taken") and decision.text("rule") not in ("hoist", "loosen_clip", "prune", "quantize")
         for name in decision.texts("layers")
     }
     homes: list[int | None] = []
@@ -621,7 +628,7 @@ def _fates(build: Record) -> dict[str, tuple[str, ...]]:
         for name in names:
             if rule not in rules.get(name, ()):
                 rules[name] = (*rules.get(name, ()), rule)
-        if rule != "hoist":
+        if rule not in KEEPS_LAYERS:
             made_of[decision.texts("layers")[-1]] = names
     return rules
 

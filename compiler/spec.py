@@ -13,22 +13,32 @@ import math
 import tomllib
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypedDict, TypeVar
+from typing import Any, Generic, NoReturn, TypedDict, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CompileError, quote
 from .graph import (
+    Add,
+    AveragePool,
     BatchNorm,
+    BorderClasses,
+    ChannelShuffle,
     Clip,
+    Concat,
     Conv2D,
     Dense,
+    DepthOrder,
+    DepthToSpace,
+    Dropout,
+    Flatten,
+    FoldRule,
     Graph,
     Input,
     MaxPool,
@@ -36,11 +46,16 @@ from .graph import (
     Padding,
     Pair,
     Pca,
+    ScaleBias,
     Shape,
+    Slice,
+    Upsample,
     node_shape,
+    window_extent,
 )
 from .numbers import MAX_BITS, MIN_BITS, RealArray
-from .verify import MAX_ELEMENTS, MAX_NAME, MAX_STEP, SPEC, Dims, fits, name_fault, show_dims, verify
+from .passes.rewrite import fresh_name
+from .verify import MAX_ELEMENTS, MAX_INPUTS, MAX_NAME, MAX_STEP, SPEC, Dims, fits, name_fault, show_dims, verify
 
 T = TypeVar("T")
 Default = TypeVar("Default")
@@ -58,6 +73,12 @@ MAX_NPZ_ELEMENTS = 1 << 25
 MAX_RATIO = 200
 RATIO_FREE_BYTES = 1 << 20
 """An array may shrink by more than ``MAX_RATIO`` only up to this size. Trained weights hardly shrink."""
+
+MAX_CHOICES = 20
+"""Names that an error offers to choose from."""
+
+MAX_CLASSES = 1 << 10
+"""Border classes of a convolution along one axis."""
 
 LARGEST = 1e30
 """The greatest magnitude of a number in the files. Products of many layers then stay far inside float64."""
@@ -89,12 +110,14 @@ def load_spec(path: Path) -> Graph:
     shapes: dict[str, Shape] = {INPUT: source.shape}
     weights: dict[str, RealArray] = {}
     for layer in _in_order(layers):
-        shape = shapes[layer.inputs[0]]
-        node, parts = OPERATORS[layer.operator].parse(layer, shape)
+        node, parts = OPERATORS[layer.operator].parse(layer, shapes[layer.inputs[0]])
+        residue = isinstance(node, Pca) and layer.read("residue", FLAG, False)
         layer.close()
         weights |= {f"{layer.name}.{part}": array for part, array in parts.items()}
-        shapes[layer.name] = node_shape(node, (shape,), weights)
-        nodes.append(node)
+        taken = {INPUT, *layers, *shapes}
+        for made in _with_residue(layer, node, nodes, weights, taken) if isinstance(node, Pca) and residue else [node]:
+            shapes[made.name] = node_shape(made, tuple(shapes[name] for name in made.inputs), weights)
+            nodes.append(made)
     arrays.close()
     return verify(Graph(name, tuple(nodes), outputs, weights, labels), SPEC)
 
@@ -135,6 +158,10 @@ def _string(value: object) -> str | None:
 
 def _label(value: object) -> str | None:
     return value if isinstance(value, str) and value.isprintable() and 1 <= len(value) <= MAX_NAME else None
+
+
+def _choice(words: tuple[T, ...]) -> Convert[T]:
+    return lambda value: next((word for word in words if word == value), None)
 
 
 def _table(value: object) -> dict[str, Any] | None:
@@ -211,6 +238,15 @@ def _same(shape: Shape, kernel: Pair, stride: Pair) -> Padding:
 PADDINGS: Mapping[str, Padder] = {"valid": _valid, "same": _same}
 
 
+def _classes(value: object) -> BorderClasses | None:
+    """Where classes start; that they rise within the output is a rule of the graph."""
+    if not (isinstance(value, dict) and value.keys() == {"rows", "cols"}):
+        return None
+    starts = _list(_integer(0, MAX_STEP), MAX_CLASSES)
+    rows, cols = starts(value["rows"]), starts(value["cols"])
+    return BorderClasses(rows, cols) if rows and cols else None
+
+
 def _padding(value: object) -> Padder | None:
     if isinstance(value, str):
         return PADDINGS.get(value)
@@ -238,8 +274,18 @@ STEPS = Kind(f"an integer from 1 to {MAX_STEP}, or [vertical, horizontal]", "[2,
 PADDING = Kind(
     f'"same", "valid" or [[top, bottom], [left, right]], integers from 0 to {MAX_STEP}', '"same"', _padding
 )
+CLASSES = Kind(
+    f"a table of 1 to {MAX_CLASSES} rows and cols where border classes start",
+    "{ rows = [0, 1, 7], cols = [0, 1, 7] }",
+    _classes,
+)
 BITS = Kind(f"an integer from {MIN_BITS} to {MAX_BITS}", "8", _integer(MIN_BITS, MAX_BITS))
 LIMIT = Kind(f"a number up to {LARGEST:g}, or inf", "6.0", _limit)
+FLAG = Kind("true or false", "true", lambda value: value if isinstance(value, bool) else None)
+CHANNEL = Kind(f"an integer from 0 to {MAX_ELEMENTS}", "0", _integer(0, MAX_ELEMENTS))
+COUNT = Kind(f"an integer from 1 to {MAX_ELEMENTS}", "2", _integer(1, MAX_ELEMENTS))
+FOLD: Kind[FoldRule] = Kind('"auto", "force" or "forbid"', '"forbid"', _choice(get_args(FoldRule)))
+ORDER: Kind[DepthOrder] = Kind('"DCR" or "CRD"', '"DCR"', _choice(get_args(DepthOrder)))
 EPSILON = Kind("a number from 0 to 1", "1e-5", _fraction)
 
 
@@ -292,7 +338,7 @@ def _nearest(word: str, options: Iterable[str]) -> str | None:
 def _suggest(word: str, options: Iterable[str]) -> str:
     options = sorted(options)
     nearest = _nearest(word, options)
-    some = ", ".join(map(quote, options[:12])) + (", …" if len(options) > 12 else "")
+    some = ", ".join(map(quote, options[:MAX_CHOICES])) + (", …" if len(options) > MAX_CHOICES else "")
     return f"did you mean {quote(nearest)}?" if nearest else f"choose from {some}"
 
 
@@ -305,6 +351,12 @@ class Identity(TypedDict):
     name: str
     inputs: tuple[str, ...]
     source: str
+
+
+class LinearIdentity(Identity):
+    """What every linear node has."""
+
+    fold: FoldRule
 
 
 class Layer(Table):
@@ -323,12 +375,20 @@ class Layer(Table):
         self.inputs = self.read("inputs", NAMES, (one,))
         if "input" in fields and "inputs" in fields:
             self.fail("input and inputs must not both be given", "remove one of them")
-        if len(self.inputs) != 1:
+        joins = self.operator in JOINS
+        if joins and not 2 <= len(self.inputs) <= MAX_INPUTS:
+            message = f"op {self.operator!r} takes 2 to {MAX_INPUTS} inputs, not {len(self.inputs)}"
+            self.fail(message, 'name them, for example inputs = ["a", "b"]')
+        if not joins and len(self.inputs) != 1:
             self.fail(f"op {self.operator!r} takes 1 input, not {len(self.inputs)}", "name one layer")
 
     @property
     def identity(self) -> Identity:
         return {"name": self.name, "inputs": self.inputs, "source": self.source}
+
+    @property
+    def linear(self) -> LinearIdentity:
+        return {**self.identity, "fold": self.read("fold", FOLD, "auto")}
 
     def array(
         self, part: str, dims: Dims, default: float | None = None, low: float = -LARGEST, hint: str = ""
@@ -422,28 +482,43 @@ class Operator:
 
 
 CONV_HINT = "use transpose(3, 0, 1, 2) on weights from Keras, transpose(0, 2, 3, 1) on those from PyTorch"
+GROUPS_HINT = f"a group reads its own part of the channels; {CONV_HINT}"
 DENSE_HINT = "transpose weights from Keras; inputs are flattened in (height, width, channel) order"
 
 
 def _conv2d(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
-    w_ohwi = layer.array("w", ("out", "kh", "kw", shape[2]), hint=CONV_HINT)
-    b_o = layer.array("b", w_ohwi.shape[:1], default=0.0)
-    stride = layer.read("stride", STEPS, (1, 1))
+    groups = layer.read("groups", COUNT, 1)
+    if shape[2] % groups:
+        layer.fail(f"groups must divide the {shape[2]} channels of its input, not {groups}", "choose a divisor")
+    classes = layer.read("classes", CLASSES, BorderClasses())
+    starts = (len(classes.rows), len(classes.cols))
+    dims: Dims = starts if classes.count > 1 else ()  # a single class needs no axes
+    hint = GROUPS_HINT if groups > 1 else CONV_HINT
+    w = layer.array("w", (*dims, "out", "kh", "kw", shape[2] // groups), hint=hint)
+    outputs, kh, kw = w.shape[-4:-1]
+    if outputs % groups:
+        layer.fail(f"groups must divide the {outputs} channels of its output, not {groups}", "choose a divisor")
+    b = layer.array("b", (*dims, outputs), default=0.0)
+    stride, dilation = layer.read("stride", STEPS, (1, 1)), layer.read("dilation", STEPS, (1, 1))
+    extent = window_extent(kh, dilation[0]), window_extent(kw, dilation[1])
     node = Conv2D(
-        **layer.identity,
+        **layer.linear,
         stride=stride,
-        padding=layer.read("padding", PADDING, _valid)(shape, (w_ohwi.shape[1], w_ohwi.shape[2]), stride),
+        padding=layer.read("padding", PADDING, _valid)(shape, extent, stride),
+        dilation=dilation,
+        groups=groups,
+        classes=classes,
         bits=layer.read("bits", BITS, None),
         weight_bits=layer.read("weight_bits", BITS, None),
     )
-    return node, {"w": w_ohwi[None, None], "b": b_o[None, None]}
+    return node, {"w": w.reshape(*starts, *w.shape[-4:]), "b": b.reshape(*starts, outputs)}
 
 
 def _dense(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
     w_oi = layer.array("w", ("out", math.prod(shape)), hint=DENSE_HINT)
     b_o = layer.array("b", w_oi.shape[:1], default=0.0)
     bits, weight_bits = layer.read("bits", BITS, None), layer.read("weight_bits", BITS, None)
-    return Dense(**layer.identity, bits=bits, weight_bits=weight_bits), {"w": w_oi, "b": b_o}
+    return Dense(**layer.linear, bits=bits, weight_bits=weight_bits), {"w": w_oi, "b": b_o}
 
 
 def _batch_norm(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
@@ -459,12 +534,98 @@ def _batch_norm(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArra
     if least < 1 / LARGEST:
         message = f"variance + epsilon must be at least {1 / LARGEST:g}, not {least:g}"
         layer.fail(message, "use epsilon = 1e-5")
-    return BatchNorm(**layer.identity, epsilon=epsilon), arrays
+    return BatchNorm(**layer.linear, epsilon=epsilon), arrays
+
+
+def _scale_bias(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
+    channels = (shape[2],)
+    scale, bias = layer.array("scale", channels, default=1.0), layer.array("bias", channels, default=0.0)
+    return ScaleBias(**layer.linear), {"scale": scale, "bias": bias}
 
 
 def _pca(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
     components = layer.array("components", ("components", shape[2]))
-    return Pca(**layer.identity), {"components": components, "mean": layer.array("mean", (shape[2],))}
+    arrays = {"components": components, "mean": layer.array("mean", (shape[2],))}
+    whiten = layer.read("whiten", FLAG, False)
+    if whiten:
+        arrays["explained_variance"] = layer.array("explained_variance", components.shape[:1], low=0.0)
+    return Pca(**layer.linear, whiten=whiten), arrays
+
+
+def _with_residue(
+    layer: Layer, pca: Pca, nodes: Sequence[Node], weights: dict[str, RealArray], taken: set[str]
+) -> list[Node]:
+    """A projection that keeps the residue ``(1 − Σ patch)·Q·μ`` of ``PCA.transform`` on the filters, as three nodes.
+
+    ``Q·(W·patch + b − μ) + (1 − Σ patch)·Q·μ`` is ``[Q, −Q·μ]·(W·patch + b, Σ patch)``: a box filter beside the
+    convolution, with its geometry and all weights 1, the two stacked, and one column more to project. Folded, it is
+    the convolution with the filters that ``PCA.transform(W)`` gives.
+    """
+    conv = next(node for node in nodes if node.name == pca.inputs[0])
+    if not isinstance(conv, Conv2D) or conv.groups > 1:
+        layer.fail("residue = true needs a conv2d without groups as its input", "put it behind one, or remove residue")
+    names = [fresh_name(f"{pca.name}_{part}", taken) for part in ("box", "patch")]
+    w, mean, q_rc = weights[f"{conv.name}.w"], weights[f"{pca.name}.mean"], weights[f"{pca.name}.components"]
+    weights |= {
+        f"{names[0]}.w": np.ones_like(w[:, :, :1]),
+        f"{names[0]}.b": np.zeros((1, 1, 1)),
+        f"{pca.name}.components": np.concatenate((q_rc, -q_rc @ mean[:, None]), axis=1),
+        f"{pca.name}.mean": np.zeros(len(mean) + 1),
+    }
+    box = replace(conv, name=names[0], source=pca.source, fold="auto", bits=None, weight_bits=None)
+    both = Concat(name=names[1], inputs=(conv.name, box.name), source=pca.source)
+    return [box, both, replace(pca, inputs=(both.name,))]
+
+
+def _average_pool(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
+    kernel = layer.require("kernel", STEPS)
+    stride = layer.read("stride", STEPS, kernel)
+    node = AveragePool(
+        **layer.linear,
+        kernel=kernel,
+        stride=stride,
+        padding=layer.read("padding", PADDING, _valid)(shape, kernel, stride),
+        count_include_pad=layer.read("count_include_pad", FLAG, False),
+    )
+    return node, {}
+
+
+def _global_average_pool(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
+    return AveragePool(**layer.linear, kernel=shape[:2], stride=(1, 1)), {}
+
+
+def _add(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
+    return Add(**layer.linear), {}
+
+
+def _concat(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
+    return Concat(**layer.linear), {}
+
+
+def _slice(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
+    stop = layer.read("stop", CHANNEL, shape[2])
+    return Slice(**layer.linear, start=layer.read("start", CHANNEL, 0), stop=stop), {}
+
+
+def _channel_shuffle(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
+    return ChannelShuffle(**layer.linear, groups=layer.require("groups", COUNT)), {}
+
+
+def _depth_to_space(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
+    block = layer.require("block", STEPS)
+    return DepthToSpace(**layer.linear, block=block, order=layer.read("order", ORDER, "DCR")), {}
+
+
+def _upsample(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
+    return Upsample(**layer.linear, factor=layer.require("factor", STEPS)), {}
+
+
+def _dropout(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
+    return Dropout(**layer.linear), {}
+
+
+def _flatten(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
+    return Flatten(**layer.linear), {}
 
 
 def _relu(layer: Layer, shape: Shape) -> tuple[Node, Mapping[str, RealArray]]:
@@ -493,12 +654,27 @@ OPERATORS: Mapping[str, Operator] = {
     "conv2d": Operator(_conv2d, ("w", "b")),
     "dense": Operator(_dense, ("w", "b")),
     "batch_norm": Operator(_batch_norm, ("gamma", "beta", "mean", "var")),
-    "pca": Operator(_pca, ("components", "mean")),
+    "scale_bias": Operator(_scale_bias, ("scale", "bias")),
+    "pca": Operator(_pca, ("components", "mean", "explained_variance")),
+    "average_pool": Operator(_average_pool),
+    "global_average_pool": Operator(_global_average_pool),
+    "add": Operator(_add),
+    "concat": Operator(_concat),
+    "slice": Operator(_slice),
+    "channel_shuffle": Operator(_channel_shuffle),
+    "depth_to_space": Operator(_depth_to_space),
+    "upsample": Operator(_upsample),
+    "dropout": Operator(_dropout),
+    "flatten": Operator(_flatten),
     "relu": Operator(_relu),
     "relu6": Operator(_relu6),
     "clip": Operator(_clip),
     "max_pool": Operator(_max_pool),
 }
+
+
+JOINS = ("add", "concat")
+"""The operators that take several inputs."""
 
 
 # --------------------------------------------------------------------------------------------------- the tree

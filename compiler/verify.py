@@ -14,22 +14,31 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import get_args
 
 import numpy as np
 
 from .errors import CompileError, InternalError, quote
 from .graph import (
+    Add,
+    AveragePool,
     BatchNorm,
     Clip,
+    Concat,
     Conv2D,
     Dense,
+    DepthToSpace,
+    FoldRule,
     Graph,
     Input,
+    Linear,
     MaxPool,
     Node,
     Pca,
     QConv2D,
+    ScaleBias,
     Shape,
+    Upsample,
 )
 from .numbers import (
     MAX_ACCUMULATOR,
@@ -50,6 +59,9 @@ MAX_STEP = 1 << 20
 """The greatest stride, pool size and padding."""
 
 MAX_NAME = 64
+
+MAX_INPUTS = 1 << 10
+"""Tensors that one node reads."""
 
 Dims = tuple[int | str, ...]
 """The shape an array must have; a string stands for any size from 1 on, the same wherever it occurs again."""
@@ -167,8 +179,10 @@ def single_assignment(graph: Graph) -> Iterator[Fault]:
     for node in graph.nodes:
         if node.name in made:
             yield Fault(node, f"{node.name!r} is made twice", "rename one of them")
-        if len(node.inputs) != arity(node):
-            yield Fault(node, f"{node.op} takes {arity(node)} inputs, not {len(node.inputs)}")
+        least, most = arity(node)
+        if not least <= len(node.inputs) <= most:
+            takes = least if least == most else f"{least} or more"
+            yield Fault(node, f"{node.op} takes {takes} inputs, not {len(node.inputs)}")
         for name in node.inputs:
             if name not in made:
                 yield Fault(node, f"input {name!r} is not made before it is used")
@@ -212,7 +226,7 @@ def bounded_tensors(graph: Graph) -> Iterator[Fault]:
         if min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
             hint = "shrink the input, or use a larger stride"
             yield Fault(node, f"output {_by(shape)} must have 1 to {MAX_ELEMENTS} elements", hint)
-        if isinstance(node, Conv2D | QConv2D | MaxPool):
+        if isinstance(node, Conv2D | QConv2D | MaxPool | AveragePool):
             height, width, channels = graph.shapes[node.inputs[0]]
             padded = (height + sum(node.padding[0]), width + sum(node.padding[1]), channels)
             if math.prod(padded) > MAX_ELEMENTS:
@@ -221,22 +235,28 @@ def bounded_tensors(graph: Graph) -> Iterator[Fault]:
 
 
 def sane_windows(graph: Graph) -> Iterator[Fault]:
-    """Strides, pool windows and padding in range; no pool window that lies wholly in padding.
+    """Strides, dilations, pool windows and padding in range; no pool window that lies wholly in padding.
 
     A convolution may be padded by more than its kernel: folding makes such, and gives the bias there.
     """
     for node in graph.nodes:
-        if not isinstance(node, Conv2D | QConv2D | MaxPool):
+        if isinstance(node, DepthToSpace | Upsample):
+            name, steps = ("block", node.block) if isinstance(node, DepthToSpace) else ("factor", node.factor)
+            if not all(1 <= step <= MAX_STEP for step in steps):
+                yield Fault(node, f"{name} must be 1 to {MAX_STEP}, not {steps}")
+        if not isinstance(node, Conv2D | QConv2D | MaxPool | AveragePool):
             continue
+        if isinstance(node, Conv2D) and not all(1 <= step <= MAX_STEP for step in node.dilation):
+            yield Fault(node, f"dilation must be 1 to {MAX_STEP}, not {node.dilation}")
         if not all(1 <= step <= MAX_STEP for step in node.stride):
             yield Fault(node, f"stride must be 1 to {MAX_STEP}, not {node.stride}")
         if not all(0 <= pad <= MAX_STEP for pad in chain(*node.padding)):
             yield Fault(node, f"padding must be 0 to {MAX_STEP}, not {node.padding}")
-        if isinstance(node, MaxPool):
+        if isinstance(node, MaxPool | AveragePool):
             if not all(1 <= size <= MAX_STEP for size in node.kernel):
                 yield Fault(node, f"kernel must be 1 to {MAX_STEP}, not {node.kernel}")
             if any(max(pads) >= size for pads, size in zip(node.padding, node.kernel, strict=True)):
-                hint = "pad less: a window of nothing but padding has no greatest value"
+                hint = "pad less: a window of nothing but padding has no greatest value, and no mean"
                 yield Fault(node, f"padding must be below the kernel {node.kernel}, not {node.padding}", hint)
 
 
@@ -264,6 +284,13 @@ def matching_labels(graph: Graph) -> Iterator[Fault]:
 
 def real_nodes(graph: Graph) -> Iterator[Fault]:
     for node in graph.nodes:
+        if isinstance(node, Linear) and node.fold not in get_args(FoldRule):
+            yield Fault(node, f"fold must be one of {', '.join(get_args(FoldRule))}, not {node.fold!r}")
+        if isinstance(node, Conv2D):
+            channels = graph.shapes[node.inputs[0]][2], graph.shapes[node.name][2]
+            if node.groups < 1 or any(count % node.groups for count in channels):
+                message = f"groups must divide the {channels[0]} channels it reads and the {channels[1]} it makes"
+                yield Fault(node, f"{message}, not {node.groups}", "choose a divisor of both")
         match node:
             case Input() if not -math.inf < node.low < node.high < math.inf:
                 yield Fault(node, f"range must be finite, low below high, not {[node.low, node.high]}")
@@ -278,6 +305,8 @@ def real_nodes(graph: Graph) -> Iterator[Fault]:
                 if not (min(least, node.epsilon) >= 0 and least + node.epsilon > 0):
                     found = f"{least:g} + {node.epsilon:g}"
                     yield Fault(node, f"variance + epsilon must be positive, neither negative, not {found}")
+            case Pca() if node.whiten and graph.weights[f"{node.name}.explained_variance"].min() < 0:
+                yield Fault(node, "explained variance must not be negative")
             case QConv2D():
                 yield Fault(node, f"{node.op} must not stand in a real graph")
 
@@ -369,9 +398,11 @@ INTEGER_RULES: tuple[Rule, ...] = (integer_nodes, integer_arrays, exact_accumula
 # ------------------------------------------------------------------------------------------ operators' tables
 
 
-def arity(node: Node) -> int:
-    """How many tensors a node reads."""
-    return 0 if isinstance(node, Input) else 1
+def arity(node: Node) -> tuple[int, int]:
+    """How many tensors a node reads, at least and at most."""
+    if isinstance(node, Input):
+        return 0, 0
+    return (2, MAX_INPUTS) if isinstance(node, Add | Concat) else (1, 1)
 
 
 def array_dims(node: Node, inputs: Sequence[Shape]) -> dict[str, Dims]:
@@ -379,14 +410,19 @@ def array_dims(node: Node, inputs: Sequence[Shape]) -> dict[str, Dims]:
     match node:
         case Conv2D() | QConv2D():
             rows, cols = len(node.classes.rows), len(node.classes.cols)
-            dims: dict[str, Dims] = {"w": (rows, cols, "O", "kh", "kw", inputs[0][2]), "b": (rows, cols, "O")}
+            groups = max(1, node.groups) if isinstance(node, Conv2D) else 1
+            reads = inputs[0][2] // groups
+            dims: dict[str, Dims] = {"w": (rows, cols, "O", "kh", "kw", reads), "b": (rows, cols, "O")}
             return dims | {"m": ("O",)} if isinstance(node, QConv2D) else dims
         case Dense():
             return {"w": ("O", math.prod(inputs[0])), "b": ("O",)}
         case BatchNorm():
             return dict.fromkeys(("gamma", "beta", "mean", "var"), (inputs[0][2],))
+        case ScaleBias():
+            return dict.fromkeys(("scale", "bias"), (inputs[0][2],))
         case Pca():
-            return {"components": ("r", inputs[0][2]), "mean": (inputs[0][2],)}
+            dims = {"components": ("r", inputs[0][2]), "mean": (inputs[0][2],)}
+            return dims | {"explained_variance": ("r",)} if node.whiten else dims
     return {}
 
 

@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convfold.api import Compiled, compile
     from convfold.compiler.errors import CompileError
+    from convfold.compression import Compression, compress
 
 __version__ = version("convfold")
 
-__all__ = ["CompileError", "Compiled", "__version__", "compile"]
+__all__ = ["CompileError", "Compiled", "Compression", "__version__", "compile", "compress"]
 
-_HOMES = {"compile": "convfold.api", "Compiled": "convfold.api", "CompileError": "convfold.compiler.errors"}
+_HOMES = {
+    "CompileError": "convfold.compiler.errors",
+    "Compiled": "convfold.api",
+    "Compression": "convfold.compression",
+    "compile": "convfold.api",
+    "compress": "convfold.compression",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from convfold.compiler.approximate import approximate as approximate_pairs
 from convfold.compiler.emit import Emission, emit, npz_bytes
 from convfold.compiler.errors import CompileError
 from convfold.compiler.evaluate import accuracy, evaluate
 from convfold.compiler.explain import explain
 from convfold.compiler.graph import Graph
+from convfold.compiler.lossy import Budget, Evidence
 from convfold.compiler.numbers import IntArray, RealArray
 from convfold.compiler.passes import Options, fold
 from convfold.compiler.plan import Plan, make_plan
@@ -145,12 +147,15 @@ def compile(
     test: str | Path | None = None,
     fold_options: Options | None = None,
     quantize_options: QuantizeOptions | None = None,
+    approximate: Budget | None = None,
     progress: Progress = lambda step: None,
 ) -> Compiled:
     """Compile a network file for a target, smallest or for ``fps`` frames a second.
 
     *Shapes* ``calibration`` is an array of images ``(N, H, W, C)``, or an ``.npz`` with one called ``x``; ``test`` is an
     ``.npz`` with images ``x`` and labels ``y``.
+
+    With ``approximate`` pairs of layers with a rectifier between them become one where that stays within the budget.
 
     *Raises* ``CompileError`` for anything wrong with the input.
     """
@@ -168,6 +173,11 @@ def compile(
     labelled = None if test is None else load_samples(Path(test), network, labels=True)
     progress("fold")
     folded = fold(network, fold_options or Options())
+    if approximate is not None:
+        progress("approximate")
+        test_images, labels = (None, None) if labelled is None else (labelled.images, labelled.labels)
+        evidence = Evidence.of(images, test_images, labels)
+        folded = verify(approximate_pairs(folded, approximate, evidence, fold_options or Options()), "approximate")
     progress("quantize")
     integers = verify(quantize(folded, quantize_options or QuantizeOptions(), images), "integer")
     progress("plan")

@@ -140,6 +140,9 @@ calibration_option = click.option(
     "--calibration", type=click.Path(path_type=Path), help="Images (.npz with x) that set the ranges of all tensors."
 )
 
+error_option = click.option("--error", type=FiniteRange(0), help="Budget: error of a layer's responses, of their spread.")
+drop_option = click.option("--accuracy-drop", type=FiniteRange(0), help="Budget: points of accuracy on --test.")
+
 
 @main.command("compile")
 @net_argument
@@ -160,6 +163,9 @@ calibration_option = click.option(
     help="How calibration images set a range.",
 )
 @click.option("--percentile", type=FiniteRange(50, 100, min_open=True), default=99.99, show_default=True)
+@click.option("--approximate", is_flag=True, help="Fit one layer to each pair with a rectifier between, within a budget.")
+@error_option
+@drop_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Build folder [default: build/NAME].")
 @json_option
 @_reports_errors
@@ -175,6 +181,9 @@ def compile_(
     weight_bits: int,
     method: Literal["min-max", "percentile"],
     percentile: float,
+    approximate: bool,
+    error: float | None,
+    accuracy_drop: float | None,
     output: Path | None,
     as_json: bool,
 ) -> int:
@@ -182,7 +191,10 @@ def compile_(
     from convfold.api import compile as compile_network
     from convfold.compiler.passes import Options
     from convfold.compiler.quantize import QuantizeOptions
+    from convfold.compression import read_budget
 
+    if not approximate and (error is not None or accuracy_drop is not None):
+        raise CompileError("options", "a budget is given, but nothing that may lose anything", "add --approximate")
     with _steps(as_json) as progress:
         compiled = compile_network(
             net,
@@ -192,6 +204,7 @@ def compile_(
             test=test,
             fold_options=Options(fold=fold_mode, force=force_fold),
             quantize_options=QuantizeOptions(bits, weight_bits, method, percentile),
+            approximate=read_budget(error, accuracy_drop) if approximate else None,
             progress=progress,
         )
         progress("emit")
@@ -270,29 +283,110 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 @main.command()
 @net_argument
+@click.option("--calibration", type=click.Path(path_type=Path), help="Images (.npz with x) on which each claim is checked.")
 @fold_option
 @force_option
 @json_option
 @_reports_errors
-def explain(net: Path, fold_mode: Literal["exact", "interior", "off"], force_fold: bool, as_json: bool) -> int:
+def explain(
+    net: Path, calibration: Path | None, fold_mode: Literal["exact", "interior", "off"], force_fold: bool, as_json: bool
+) -> int:
     """Say what is folded in NET, what is not and why, each claim checked numerically."""
     from dataclasses import asdict
 
+    from convfold.compiler.explain import compare, summarize
     from convfold.compiler.explain import explain as explain_graphs
-    from convfold.compiler.explain import summarize
     from convfold.compiler.passes import Options, fold
     from convfold.compiler.spec import load_spec
+    from convfold.data import load_samples
 
     before = load_spec(net)
     after = fold(before, Options(fold=fold_mode, force=force_fold))
-    entries = explain_graphs(before, after)
+    images = None if calibration is None else load_samples(calibration, before).images
+    entries = explain_graphs(before, after, images)
+    summary, whole = summarize(before, after), compare(before, after, images)
     if as_json:
-        click.echo(json.dumps({"summary": summarize(before, after), "decisions": [asdict(entry) for entry in entries]}))
+        click.echo(json.dumps({"summary": summary, "check": whole, "decisions": [asdict(entry) for entry in entries]}))
         return 0
-    out.print(f"[bold]{escape(summarize(before, after))}[/]\n")
+    out.print(f"[bold]{escape(summary)}[/]\n{escape(whole)}\n")
     for entry in entries:
         out.print(escape(str(entry)) + "\n")
     return 0
+
+
+# -------------------------------------------------------------------------------------------------------------- compress
+
+@main.command()
+@net_argument
+@error_option
+@drop_option
+@click.option("--macs", type=click.IntRange(0), help="Budget: multiplies a frame, of the whole network.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Images (.npz with x) whose responses set the splits.")
+@click.option("--test", type=click.Path(path_type=Path), help="Labelled images (.npz with x, y) that measure accuracy.")
+@fold_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder [default: build/NAME_compressed].")
+@json_option
+@_reports_errors
+def compress(
+    net: Path,
+    error: float | None,
+    accuracy_drop: float | None,
+    macs: int | None,
+    calibration: Path | None,
+    test: Path | None,
+    fold_mode: Literal["exact", "interior", "off"],
+    output: Path | None,
+    as_json: bool,
+) -> int:
+    """Split layers of NET into low-rank pairs within one budget, and write the smaller network as a new specification."""
+    from convfold.compiler.passes import Options
+    from convfold.compression import compress as compress_network
+
+    with _steps(as_json) as progress:
+        compression = compress_network(
+            net,
+            error=error,
+            accuracy_drop=accuracy_drop,
+            macs=macs,
+            calibration=calibration,
+            test=test,
+            fold_options=Options(fold=fold_mode),
+            progress=progress,
+        )
+    folder = output or Path("build") / compression.found.graph.name
+    spec = compression.write(folder)
+    found = compression.record
+    if as_json:
+        click.echo(json.dumps({"spec": str(spec)} | found))
+        return 0
+    _print_compressed(found)
+    out.print(f"network    {escape(str(spec))}\nreport     {escape(str(folder / 'report.html'))}")
+    return 0
+
+
+def _print_compressed(found: Mapping[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("multiplies", "accuracy", "output error"):
+        table.add_column(name, justify="right")
+    table.add_column("split")
+    for point in found["curve"]:
+        splits = ", ".join(f"{name} {split['scheme']} {split['rank']}" for name, split in point["splits"].items())
+        cells = (
+            f"{point['macs']:,}",
+            "" if point["accuracy"] is None else f"{point['accuracy']:.2%}",
+            "" if point["output_error"] is None else f"{point['output_error']:.3f}",
+            escape(splits or "nothing") + (" ←" if point == found["after"] else ""),
+        )
+        table.add_row(*cells, style="bold" if point == found["after"] else None)
+    out.print(table)
+    out.print()
+    for decision in found["decisions"]:
+        verdict = "split" if decision["taken"] else "whole"
+        out.print(escape(f"{verdict}      {decision['layers'][0]}: {decision['reason']}"))
+    before, after = found["before"], found["after"]
+    out.print(f"\nmultiplies {before['macs']:,} a frame became {after['macs']:,}")
+    if after["accuracy"] is not None:
+        out.print(f"accuracy   {before['accuracy']:.2%} became {after['accuracy']:.2%}, in floating point")
 
 
 # -------------------------------------------------------------------------------------------------------------- simulate

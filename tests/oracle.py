@@ -10,7 +10,25 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from convfold.compiler.graph import BatchNorm, Conv2D, Dense, Graph, Input, Node, Pca
+from convfold.compiler.graph import (
+    Add,
+    AveragePool,
+    BatchNorm,
+    ChannelShuffle,
+    Concat,
+    Conv2D,
+    Dense,
+    DepthToSpace,
+    Dropout,
+    Flatten,
+    Graph,
+    Input,
+    Node,
+    Pca,
+    ScaleBias,
+    Slice,
+    Upsample,
+)
 
 Real = NDArray[np.float64]
 Affine = tuple[Real, Real]
@@ -24,15 +42,17 @@ def toeplitz(graph: Graph) -> dict[str, Affine]:
             size = int(np.prod(node.shape))
             maps[node.name] = np.eye(size), np.zeros(size)
         else:
-            before, offset = maps[node.inputs[0]]
-            matrix, constant = node_map(graph, node)
-            maps[node.name] = matrix @ before, matrix @ offset + constant
+            parts = [(*node_map(graph, node, n), *maps[name]) for n, name in enumerate(node.inputs)]
+            maps[node.name] = (
+                np.sum([matrix @ before for matrix, _, before, _ in parts], axis=0),
+                np.sum([matrix @ offset + constant for matrix, constant, _, offset in parts], axis=0),
+            )
     return maps
 
 
-def node_map(graph: Graph, node: Node) -> Affine:
-    """``(T, t)`` of one node, as an affine map of its own input."""
-    height, width, channels = graph.shapes[node.inputs[0]]
+def node_map(graph: Graph, node: Node, number: int = 0) -> Affine:
+    """``(T, t)`` of one node, as an affine map of one of its inputs; its result is the sum over them."""
+    height, width, channels = graph.shapes[node.inputs[number]]
     rows, cols, outputs = graph.shapes[node.name]
     weight = {
         key.rpartition(".")[2]: array
@@ -44,6 +64,7 @@ def node_map(graph: Graph, node: Node) -> Affine:
     match node:
         case Conv2D():
             (top, _), (left, _) = node.padding
+            made, read = outputs // node.groups, channels // node.groups
             for i in range(rows):
                 row_class = sum(start <= i for start in node.classes.rows) - 1
                 for j in range(cols):
@@ -52,9 +73,12 @@ def node_map(graph: Graph, node: Node) -> Affine:
                     constant[i, j] = weight["b"][row_class, col_class]
                     for u in range(kernel.shape[1]):
                         for v in range(kernel.shape[2]):
-                            y, x = i * node.stride[0] + u - top, j * node.stride[1] + v - left
+                            y = i * node.stride[0] + u * node.dilation[0] - top
+                            x = j * node.stride[1] + v * node.dilation[1] - left
                             if 0 <= y < height and 0 <= x < width:
-                                matrix[i, j, :, y, x] += kernel[:, u, v]
+                                for m in range(outputs):
+                                    first = m // made * read
+                                    matrix[i, j, m, y, x, first : first + read] += kernel[m, u, v]
         case Dense():
             matrix[0, 0] = weight["w"].reshape(outputs, height, width, channels)
             constant[0, 0] = weight["b"]
@@ -63,10 +87,55 @@ def node_map(graph: Graph, node: Node) -> Affine:
                 slope = weight["gamma"][c] / (weight["var"][c] + node.epsilon) ** 0.5
                 matrix[i, j, c, i, j, c] = slope
                 constant[i, j, c] = weight["beta"][c] - slope * weight["mean"][c]
+        case ScaleBias():
+            for i, j, c in np.ndindex(rows, cols, channels):
+                matrix[i, j, c, i, j, c] = weight["scale"][c]
+                constant[i, j, c] = weight["bias"][c]
         case Pca():
+            for i, j, r in np.ndindex(rows, cols, outputs):
+                deviation = weight["explained_variance"][r] ** 0.5 if node.whiten else 1.0
+                matrix[i, j, r, i, j] = weight["components"][r] / deviation
+                constant[i, j, r] = -(weight["components"][r] @ weight["mean"]) / deviation
+        case AveragePool():
             for i, j in np.ndindex(rows, cols):
-                matrix[i, j, :, i, j] = weight["components"]
-                constant[i, j] = -weight["components"] @ weight["mean"]
+                window = [
+                    (i * node.stride[0] + u - node.padding[0][0], j * node.stride[1] + v - node.padding[1][0])
+                    for u in range(node.kernel[0])
+                    for v in range(node.kernel[1])
+                ]
+                inside = [(y, x) for y, x in window if 0 <= y < height and 0 <= x < width]
+                for y, x in inside:
+                    share = 1 / len(window if node.count_include_pad else inside)
+                    matrix[i, j, range(channels), y, x, range(channels)] = share
+        case Add():
+            for i, j, c in np.ndindex(rows, cols, channels):
+                matrix[i, j, c, i, j, c] = 1
+        case Concat():
+            first = sum(graph.shapes[name][2] for name in node.inputs[:number])
+            for i, j, c in np.ndindex(rows, cols, channels):
+                matrix[i, j, first + c, i, j, c] = 1
+        case Slice():
+            for i, j, c in np.ndindex(rows, cols, outputs):
+                matrix[i, j, c, i, j, node.start + c] = 1
+        case ChannelShuffle():
+            size = channels // node.groups
+            for i, j, g, n in np.ndindex(rows, cols, node.groups, size):
+                matrix[i, j, n * node.groups + g, i, j, g * size + n] = 1
+        case DepthToSpace():
+            bh, bw = node.block
+            for i, j, c in np.ndindex(rows, cols, outputs):
+                r, s = i % bh, j % bw
+                n = (r * bw + s) * outputs + c if node.order == "DCR" else (c * bh + r) * bw + s
+                matrix[i, j, c, i // bh, j // bw, n] = 1
+        case Upsample():
+            for i, j, c in np.ndindex(rows, cols, outputs):
+                matrix[i, j, c, i // node.factor[0], j // node.factor[1], c] = 1
+        case Dropout():
+            for i, j, c in np.ndindex(rows, cols, outputs):
+                matrix[i, j, c, i, j, c] = 1
+        case Flatten():
+            for y, x, c in np.ndindex(height, width, channels):
+                matrix[0, 0, (y * width + x) * channels + c, y, x, c] = 1
         case _:
             raise TypeError(f"node must be linear, not {node!r}")
     return matrix.reshape(rows * cols * outputs, -1), constant.reshape(-1)

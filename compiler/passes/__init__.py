@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from ..graph import Graph
 from ..verify import verify
+from .drop_clips import drop_clips
+from .drop_identities import drop_identities
 from .fold_batchnorm import fold_batchnorm
+from .fold_branches import fold_branches
 from .fold_cascades import fold_cascades
 from .fold_pca import fold_pca
 from .hoist_clip import hoist_clip
-from .lower_affine import lower_affine
-from .options import DEFAULT, FoldMode, Options
+from .lower_linear import lower_linear
+from .options import DEFAULT, Cost, FoldMode, Options
+from .prune_channels import prune_channels
 
-__all__ = ["DEFAULT", "FoldMode", "Options", "Pass", "fold", "fold_order", "pass_name"]
+__all__ = ["DEFAULT", "Cost", "FoldMode", "Options", "Pass", "fold", "fold_order", "pass_name"]
 
 Pass = Callable[[Graph], Graph]
 
@@ -22,11 +27,15 @@ Pass = Callable[[Graph], Graph]
 def fold_order(options: Options = DEFAULT) -> tuple[Pass, ...]:
     """The order of the folds: it stands here and nowhere else."""
     return (
-        fold_batchnorm,  # first, for it costs nothing and clears the way for the rest
+        drop_identities,  # first, so that nothing stands in the way of the others
+        partial(drop_clips, options=options),  # an idle clip is part of the linear region around it
+        partial(fold_branches, options=options),  # before norms and projections, which then stand behind one layer
+        fold_batchnorm,  # it costs nothing and clears the way for the rest
         partial(fold_pca, options=options),  # a projection then stands directly behind its convolution
         fold_batchnorm,  # and a norm behind that projection behind a convolution
-        lower_affine,  # what found nothing in front of it can still fold forward
+        lower_linear,  # what found nothing in front of it can still fold forward
         hoist_clip,  # now it is final what stands between two convolutions
+        partial(prune_channels, options=options),  # now that rectifiers stand directly behind their layers
         partial(fold_cascades, options=options),  # last: its choice needs every linear layer as a convolution
     )
 
@@ -37,7 +46,18 @@ def pass_name(step: Pass) -> str:
 
 
 def fold(graph: Graph, options: Options = DEFAULT) -> Graph:
-    """The graph with every fold applied, each decision in ``decisions``; verified after every pass."""
-    for step in fold_order(options):
-        graph = verify(step(graph), stage=pass_name(step))
-    return graph
+    """The graph with every fold applied, each decision in ``decisions``; verified after every pass.
+
+    A proof opens the way to more folds, and a fold to more proofs: then all passes take another turn, until nothing is
+    left to take. Only then is it final what is refused.
+    """
+    while True:
+        folded = graph
+        for step in fold_order(options):
+            folded = verify(step(folded), stage=pass_name(step))
+        news = folded.decisions[len(graph.decisions) :]
+        taken = tuple(decision for decision in news if decision.taken)
+        proofs = any(decision.certificate for decision in (*taken, *(d for d in news if d.rule == "prune")))
+        if not taken or not (proofs or options.fold == "interior"):
+            return folded
+        graph = replace(folded, decisions=(*graph.decisions, *taken))

@@ -1,4 +1,4 @@
-"""Convolutions as affine maps, and their composition.
+"""Every linear operator as a convolution, and what can be done with convolutions: compose, add, select.
 
 Two convolutions in a row, each ``y[i] = b + Σ_u w[u] · x[i·s + u − p]`` along an axis, compose to one::
 
@@ -9,19 +9,43 @@ The sum over ``u2`` runs only over the taps that land inside the map between the
 zero, and not the first convolution of a padded input. Which taps land inside changes only near the border, so
 output rows (and columns) fall into a few contiguous *border classes*, each with a kernel and a bias of its
 own, and the composition is exact.
+
+A convolution has one form here: dilation is zeros between the taps, groups are zeros off the diagonal, a dense layer
+is a kernel that covers its input, an average is a kernel of equal weights. What is none, nearest upsampling and depth
+to space, can still be *read* by one (`behind`): that is a convolution of its input, if the reader steps by whole
+blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..evaluate import real_array
-from ..graph import BorderClasses, Conv2D, Dense, Graph, Padding, Pair, Shape
+from ..evaluate import normalization, projection, real_array, window_counts
+from ..graph import (
+    AveragePool,
+    BatchNorm,
+    BorderClasses,
+    ChannelShuffle,
+    Conv2D,
+    Dense,
+    DepthToSpace,
+    Dropout,
+    Flatten,
+    Graph,
+    Linear,
+    Padding,
+    Pair,
+    Pca,
+    ScaleBias,
+    Shape,
+    Slice,
+    Upsample,
+)
 from ..numbers import RealArray
 
 _Multiply = Callable[[int, int, int, int, int, int], tuple[RealArray, RealArray]]
@@ -48,14 +72,86 @@ class ConvMap:
         return self.w_rcohwi.shape[3], self.w_rcohwi.shape[4]
 
 
-def layer_map(graph: Graph, layer: Conv2D | Dense) -> ConvMap:
-    """A layer as a convolution; a dense layer is one whose kernel covers its whole input."""
-    w, b = real_array(graph, f"{layer.name}.w"), real_array(graph, f"{layer.name}.b")
-    in_shape, out_shape = graph.shapes[layer.inputs[0]], graph.shapes[layer.name]
-    if isinstance(layer, Dense):
-        w, b = w.reshape(1, 1, len(w), *in_shape), b.reshape(1, 1, -1)
-        return ConvMap(w, b, (1, 1), ((0, 0), (0, 0)), BorderClasses(), in_shape, out_shape)
-    return ConvMap(w, b, layer.stride, layer.padding, layer.classes, in_shape, out_shape)
+class NotAConvolution(Exception):
+    """A linear map that no convolution computes; the text says why."""
+
+
+# ------------------------------------------------------------------------------------------------------- one operator
+
+
+def node_map(graph: Graph, node: Linear) -> ConvMap:
+    """An operator of one input as a convolution.
+
+    *Raises* ``NotAConvolution`` for upsampling and depth to space.
+    """
+    in_shape, out_shape = graph.shapes[node.inputs[0]], graph.shapes[node.name]
+    stride, padding, classes = (1, 1), ((0, 0), (0, 0)), BorderClasses()
+    match node:
+        case Conv2D():
+            w_rcohwi, b_rco = _spread(graph, node), real_array(graph, f"{node.name}.b")
+            return ConvMap(w_rcohwi, b_rco, node.stride, node.padding, node.classes, in_shape, out_shape)
+        case AveragePool():
+            w_rcohwi, classes = _average(graph, node)
+            b_rco = np.zeros((*w_rcohwi.shape[:2], in_shape[2]))
+            return ConvMap(w_rcohwi, b_rco, node.stride, node.padding, classes, in_shape, out_shape)
+        case Dense():
+            w_ohwi, b_o = real_array(graph, f"{node.name}.w"), real_array(graph, f"{node.name}.b")
+        case Flatten():
+            w_ohwi, b_o = np.eye(out_shape[2]), np.zeros(out_shape[2])
+        case _:
+            w_ohwi, b_o = pointwise(graph, node)
+            w_rcohwi = w_ohwi[None, None, :, None, None, :]
+            return ConvMap(w_rcohwi, b_o[None, None], stride, padding, classes, in_shape, out_shape)
+    w_rcohwi = w_ohwi.reshape(1, 1, out_shape[2], *in_shape)
+    return ConvMap(w_rcohwi, b_o[None, None], stride, padding, classes, in_shape, out_shape)
+
+
+def pointwise(graph: Graph, node: Linear) -> tuple[RealArray, RealArray]:
+    """``(A, a)`` of an operator that is ``A·x + a`` at every pixel."""
+    channels = graph.shapes[node.inputs[0]][2]
+    match node:
+        case BatchNorm():
+            scale, shift = normalization(graph, node)
+            return np.diag(scale), shift
+        case ScaleBias():
+            return np.diag(real_array(graph, f"{node.name}.scale")), real_array(graph, f"{node.name}.bias")
+        case Pca():
+            q_rc = projection(graph, node)
+            return q_rc, -q_rc @ real_array(graph, f"{node.name}.mean")
+        case Slice():
+            taken = np.arange(node.start, node.stop)
+        case ChannelShuffle():
+            taken = np.arange(channels).reshape(node.groups, -1).T.ravel()
+        case Dropout():
+            taken = np.arange(channels)
+        case _:
+            raise NotAConvolution(f"{node.op} ({node.source}) writes more pixels than it reads")
+    return np.eye(channels)[taken], np.zeros(len(taken))
+
+
+def _spread(graph: Graph, node: Conv2D) -> RealArray:
+    """The kernels with the zeros that dilation and groups leave out."""
+    w_rcohwi = real_array(graph, f"{node.name}.w")
+    if node.plain:
+        return w_rcohwi
+    (dh, dw), channels = node.dilation, graph.shapes[node.inputs[0]][2]
+    rows, cols, outputs, kh, kw, inputs = w_rcohwi.shape
+    spread = np.zeros((rows, cols, outputs, (kh - 1) * dh + 1, (kw - 1) * dw + 1, channels))
+    for g in range(node.groups):
+        made = slice(g * outputs // node.groups, (g + 1) * outputs // node.groups)
+        spread[:, :, made, ::dh, ::dw, g * inputs : (g + 1) * inputs] = w_rcohwi[:, :, made]
+    return spread
+
+
+def _average(graph: Graph, node: AveragePool) -> tuple[RealArray, BorderClasses]:
+    """Equal weights; where padding does not count, windows of fewer samples are classes of their own."""
+    rows, cols = window_counts(graph, node)
+    row_starts, col_starts = (np.flatnonzero(np.diff(counts, prepend=0.0)) for counts in (rows, cols))
+    eye_ohwi = np.eye(graph.shapes[node.name][2])[:, None, None, :]
+    eye_ohwi = eye_ohwi.repeat(node.kernel[0], axis=1).repeat(node.kernel[1], axis=2)
+    weight_rc = 1.0 / np.outer(rows[row_starts], cols[col_starts])
+    classes = BorderClasses(tuple(row_starts.tolist()), tuple(col_starts.tolist()))
+    return weight_rc[:, :, None, None, None, None] * eye_ohwi, classes
 
 
 def dense_weights(conv: ConvMap) -> RealArray:
@@ -66,6 +162,9 @@ def dense_weights(conv: ConvMap) -> RealArray:
     w_ohwi = np.zeros((conv.out_shape[2], top + max(height, kh), left + max(width, kw), channels))
     w_ohwi[:, :kh, :kw] = conv.w_rcohwi[0, 0]
     return w_ohwi[:, top : top + height, left : left + width].reshape(len(w_ohwi), -1)
+
+
+# ------------------------------------------------------------------------------------------------------ one for two
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +231,14 @@ def compose(first: ConvMap, second: ConvMap, *, interior: bool = False) -> ConvM
             sees = rows.sees[r][:, None] & cols.sees[c]
             w_rcohwi[r, c][:, sees] = w_ohwi[:, sees]
 
-    row_ids, col_ids = _distinct(w_rcohwi, b_rco, axis=0), _distinct(w_rcohwi, b_rco, axis=1)
-    classes = BorderClasses(tuple(rows.starts[n] for n in row_ids), tuple(cols.starts[n] for n in col_ids))
-    w_rcohwi, b_rco = w_rcohwi[row_ids][:, col_ids], b_rco[row_ids][:, col_ids]
-    exact = first.exact and second.exact
-    if interior and classes.count > 1:
-        classes, w_rcohwi, b_rco, exact = BorderClasses(), plain_w[None, None], plain_b[None, None], False
     stride, padding = (rows.stride, cols.stride), (rows.padding, cols.padding)
-    return ConvMap(w_rcohwi, b_rco, stride, padding, classes, first.in_shape, second.out_shape, exact)
+    classes = BorderClasses(tuple(rows.starts), tuple(cols.starts))
+    exact = first.exact and second.exact
+    conv = _thin(ConvMap(w_rcohwi, b_rco, stride, padding, classes, first.in_shape, second.out_shape, exact))
+    if interior and conv.classes.count > 1:
+        w_rcohwi, b_rco = plain_w[None, None], plain_b[None, None]
+        conv = replace(conv, w_rcohwi=w_rcohwi, b_rco=b_rco, classes=BorderClasses(), exact=False)
+    return conv
 
 
 def _kernel(
@@ -170,7 +269,158 @@ def _products(first: ConvMap, second: ConvMap) -> _Multiply:
     return multiply
 
 
+def _thin(conv: ConvMap) -> ConvMap:
+    """The same map without the classes that equal the one before."""
+    rows, cols = _distinct(conv.w_rcohwi, conv.b_rco, axis=0), _distinct(conv.w_rcohwi, conv.b_rco, axis=1)
+    if len(rows) * len(cols) == conv.classes.count:
+        return conv
+    classes = BorderClasses(tuple(conv.classes.rows[n] for n in rows), tuple(conv.classes.cols[n] for n in cols))
+    at = np.ix_(rows, cols)
+    return replace(conv, w_rcohwi=conv.w_rcohwi[at], b_rco=conv.b_rco[at], classes=classes)
+
+
 def _distinct(w_rcohwi: RealArray, b_rco: RealArray, axis: int) -> list[int]:
     """The classes along an axis that differ from the one before."""
     w, b = np.moveaxis(w_rcohwi, axis, 0), np.moveaxis(b_rco, axis, 0)
     return [n for n in range(len(w)) if n == 0 or np.any(w[n] != w[n - 1]) or np.any(b[n] != b[n - 1])]
+
+
+# ------------------------------------------------------------------------------------------------- branches and blocks
+
+
+def identity(shape: Shape) -> ConvMap:
+    """The 1×1 convolution that changes nothing."""
+    channels = shape[2]
+    w_rcohwi = np.eye(channels)[None, None, :, None, None, :]
+    b_rco = np.zeros((1, 1, channels))
+    return ConvMap(w_rcohwi, b_rco, (1, 1), ((0, 0), (0, 0)), BorderClasses(), shape, shape)
+
+
+def add(first: ConvMap, second: ConvMap) -> ConvMap:
+    """The sum of two convolutions of one input: kernels laid over each other where they read the same samples.
+
+    *Raises* ``NotAConvolution`` for two that step differently.
+    """
+    stride = _common_stride(first, second)
+    before = tuple(max(first.padding[axis][0], second.padding[axis][0]) for axis in (0, 1))
+    reach = tuple(max(m.kernel[axis] - m.padding[axis][0] for m in (first, second)) for axis in (0, 1))
+    kernel = tuple(before[axis] + reach[axis] for axis in (0, 1))
+    rows = sorted({*first.classes.rows, *second.classes.rows})
+    cols = sorted({*first.classes.cols, *second.classes.cols})
+    w_rcohwi = np.zeros((len(rows), len(cols), first.out_shape[2], *kernel, first.in_shape[2]))
+    b_rco = np.zeros((len(rows), len(cols), first.out_shape[2]))
+    for conv in (first, second):
+        at = np.ix_(
+            np.searchsorted(conv.classes.rows, rows, side="right") - 1,
+            np.searchsorted(conv.classes.cols, cols, side="right") - 1,
+        )
+        top, left = (before[axis] - conv.padding[axis][0] for axis in (0, 1))
+        kh, kw = conv.kernel
+        w_rcohwi[:, :, :, top : top + kh, left : left + kw] += conv.w_rcohwi[at]
+        b_rco += conv.b_rco[at]
+    after = (
+        max(0, (first.out_shape[axis] - 1) * stride[axis] + kernel[axis] - first.in_shape[axis] - before[axis])
+        for axis in (0, 1)
+    )
+    top_bottom, left_right = zip(before, after, strict=True)
+    classes = BorderClasses(tuple(rows), tuple(cols))
+    exact = first.exact and second.exact
+    padding = (top_bottom, left_right)
+    return _thin(ConvMap(w_rcohwi, b_rco, stride, padding, classes, first.in_shape, first.out_shape, exact))
+
+
+def _common_stride(first: ConvMap, second: ConvMap) -> Pair:
+    """A convolution of one output sample may step by anything that leaves no room for a second."""
+    strides = []
+    for axis, (one, other) in enumerate(zip(first.stride, second.stride, strict=True)):
+        if one != other and first.out_shape[axis] > 1:
+            raise NotAConvolution(f"its branches read every {one}. and every {other}. sample of the same input")
+        strides.append(max(one, other))
+    return strides[0], strides[1]
+
+
+def reads(conv: ConvMap, start: int, stop: int) -> ConvMap:
+    """What a convolution makes of the channels ``start … stop − 1`` of its input; it keeps its bias."""
+    in_shape = (*conv.in_shape[:2], stop - start)
+    return replace(conv, w_rcohwi=conv.w_rcohwi[..., start:stop], in_shape=in_shape)
+
+
+def unbiased(conv: ConvMap) -> ConvMap:
+    """A convolution without its bias."""
+    return _thin(replace(conv, b_rco=np.zeros_like(conv.b_rco)))
+
+
+def behind(graph: Graph, node: Linear, conv: ConvMap, *, interior: bool = False) -> ConvMap:
+    """A convolution of ``node``'s output as one of its input.
+
+    *Raises* ``NotAConvolution`` where ``node`` writes blocks of pixels and the convolution steps by parts of them.
+    """
+    shape = graph.shapes[node.inputs[0]]
+    match node:
+        case DepthToSpace():
+            return _unblock(conv, node, shape, node.block, crd=node.order == "CRD")
+        case Upsample():
+            return unblock_nearest(conv, node, shape, node.factor)
+    return compose(node_map(graph, node), conv, interior=interior)
+
+
+def unblock_nearest(conv: ConvMap, node: Linear, shape: Shape, factor: Pair) -> ConvMap:
+    """A convolution that reads an upsampled tensor, as one of the tensor of this shape."""
+    blocks = _unblock(conv, node, shape, factor, crd=False)
+    w_rcohwi = blocks.w_rcohwi.reshape(*blocks.w_rcohwi.shape[:5], -1, shape[2]).sum(axis=5)
+    return _thin(replace(blocks, w_rcohwi=w_rcohwi, in_shape=shape))
+
+
+def block_of(node: DepthToSpace | Upsample) -> Pair:
+    """The block of pixels that each pixel of the input becomes."""
+    return node.block if isinstance(node, DepthToSpace) else node.factor
+
+
+def outline(conv: ConvMap) -> ConvMap:
+    """One channel with random weights wherever ``conv`` has any: it composes to the same kernels and border classes."""
+    taps_rchw, bias_rc = np.any(conv.w_rcohwi, axis=(2, 5)), np.any(conv.b_rco, axis=2)
+    rng = np.random.default_rng(0)
+    w_rchw, b_rc = taps_rchw * rng.normal(size=taps_rchw.shape), bias_rc * rng.normal(size=bias_rc.shape)
+    in_shape, out_shape = (*conv.in_shape[:2], 1), (*conv.out_shape[:2], 1)
+    w_rcohwi, b_rco = w_rchw[:, :, None, :, :, None], b_rc[:, :, None]
+    return replace(conv, w_rcohwi=w_rcohwi, b_rco=b_rco, in_shape=in_shape, out_shape=out_shape)
+
+
+def _unblock(conv: ConvMap, node: Linear, shape: Shape, block: Pair, *, crd: bool) -> ConvMap:
+    """A convolution that reads depth to space's output, as one that reads its input.
+
+    Its tap on sample ``t`` of the output reads sample ``⌊t/b⌋`` of the input, in channel ``t mod b`` of the block.
+    """
+    kernel, stride, padding = [], [], []
+    for axis, b in enumerate(block):
+        step, (before, _) = conv.stride[axis], conv.padding[axis]
+        if conv.out_shape[axis] == 1:
+            step = -(-step // b) * b
+        if step % b:
+            raise NotAConvolution(
+                f"{node.op} ({node.source}) writes blocks of {block[0]}×{block[1]} pixels, and what reads them steps "
+                f"by {conv.stride[0]}×{conv.stride[1]}: no stride in the input equals that"
+            )
+        top = -(-before // b)
+        size = (conv.kernel[axis] - 1 - before) // b + top + 1
+        kernel.append(size)
+        stride.append(step // b)
+        padding.append((top, max(0, (conv.out_shape[axis] - 1) * (step // b) + size - shape[axis] - top)))
+    channels = conv.in_shape[2]
+    w = np.zeros((*conv.w_rcohwi.shape[:3], *kernel, *block, channels))
+    for u in range(conv.kernel[0]):
+        qh, rh = divmod(u - conv.padding[0][0], block[0])
+        for v in range(conv.kernel[1]):
+            qw, rw = divmod(v - conv.padding[1][0], block[1])
+            w[:, :, :, qh + padding[0][0], qw + padding[1][0], rh, rw] = conv.w_rcohwi[:, :, :, u, v]
+    if crd:
+        w = np.moveaxis(w, -1, -3)
+    w_rcohwi = w.reshape(*w.shape[:5], -1)
+    in_shape = (*shape[:2], w_rcohwi.shape[5])
+    return replace(
+        conv,
+        w_rcohwi=w_rcohwi,
+        stride=(stride[0], stride[1]),
+        padding=(padding[0], padding[1]),
+        in_shape=in_shape,
+    )

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from math import inf, prod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from math import inf
 
-from ..graph import Clip, Conv2D, Decision, Dense, Graph, MaxPool, node_macs
-from .algebra import ConvMap, compose, dense_weights, layer_map
-from .options import DEFAULT, Options
-from .rewrite import Fold, apply_folds, merged_source, record, run_behind, sole_consumer
+import numpy as np
+
+from ..graph import (
+    BorderClasses,
+    Clip,
+    Conv2D,
+    Decision,
+    Dense,
+    DepthToSpace,
+    Graph,
+    MaxPool,
+    Node,
+    Upsample,
+    node_macs,
+)
+from .algebra import ConvMap, NotAConvolution, behind, block_of, compose, node_map, outline, unblock_nearest
+from .fold_branches import kept_branches
+from .merge import WORD_BITS, merge, merged_size
+from .options import DEFAULT, Options, Size
+from .rewrite import Fold, apply_folds, record, run_behind, sole_consumer
 
 Layer = Conv2D | Dense
-LAYERS: tuple[type[Layer], ...] = (Conv2D, Dense)
-Group = tuple[Layer, ...]
+Step = Layer | DepthToSpace | Upsample
+STEPS: tuple[type[Step], ...] = (Conv2D, Dense, DepthToSpace, Upsample)
+Chain = tuple[Step, ...]
+
+Price = tuple[int, int, float, int]
+"""What one group adds, to be compared in this order: steps that no engine takes, broken wishes, cost, groups."""
 
 
 def fold_cascades(graph: Graph, options: Options = DEFAULT) -> Graph:
-    """A chain of convolutions is one convolution; it is cut into the groups that multiply least.
+    """A chain of convolutions is one convolution; it is cut into the groups that cost least.
+
+    Upsampling and depth to space within a chain become a part of the convolution that reads them, where its stride
+    allows that.
 
     *Before*::
 
@@ -27,121 +52,191 @@ def fold_cascades(graph: Graph, options: Options = DEFAULT) -> Graph:
 
         edges: 8×8×4 = conv2d(image, 3×3, padding ((1, 1), (1, 1)), classes 3×3)
 
-    *Requires* batch norms and projections folded or lowered. *Leaves* neighbours that are not one affine map,
-    that are needed apart, or that would take more multiplies as one: each with a decision that says so.
+    *Requires* every other linear layer folded or lowered. *Leaves* neighbours that are not one affine map, that are
+    needed apart, or that would cost more as one: each with a decision that says so.
     """
     if options.fold != "off":
-        cost: Callable[[Graph, Group], int] = (lambda _graph, _group: 0) if options.force else merged_macs
-        groups = [
-            group for chain in _chains(graph) for group in _partition(graph, chain, cost) if len(group) > 1
-        ]
-        graph = apply_folds(graph, [_merge(graph, group, options) for group in groups])
-    return record(graph, list(_refusals(graph, options)))
+        folds = []
+        for chain in _chains(graph):
+            cuts = cheapest_cuts(len(chain), *chain_prices(graph, chain, options))
+            groups = (chain[start:stop] for start, stop in cuts)
+            folds += [_merge(graph, group, options) for group in groups if len(group) > 1]
+        graph = apply_folds(graph, folds)
+    return record(graph, [*kept_branches(graph, options), *_kept_pairs(graph, options)])
 
 
-# ------------------------------------------------------------------------------------------------- choosing
+# ------------------------------------------------------------------------------------------------------------ choosing
 
 
-def merged_macs(graph: Graph, group: Group) -> int:
-    """Multiplies of a group of neighbours as one layer; follows from sizes alone."""
-    in_shape, (height, width, channels) = graph.shapes[group[0].inputs[0]], graph.shapes[group[-1].name]
-    if _is_dense(graph, group):
-        return prod(in_shape) * channels
-    kernel, stride = [1, 1], [1, 1]
-    for layer in group:
-        step = layer_map(graph, layer)
-        for axis in (0, 1):
-            kernel[axis] += (step.kernel[axis] - 1) * stride[axis]
-            stride[axis] *= step.stride[axis]
-    return height * width * channels * prod(kernel) * in_shape[2]
-
-
-def _is_dense(graph: Graph, group: Group) -> bool:
-    return graph.shapes[group[-1].name][:2] == (1, 1) and any(isinstance(layer, Dense) for layer in group)
-
-
-def _chains(graph: Graph) -> Iterator[Group]:
-    """Every longest run of layers in which each is the only consumer of the one before."""
+def _chains(graph: Graph) -> Iterator[Chain]:
+    """Every longest run of steps in which each is the only consumer of the one before."""
     seen: set[str] = set()
     for node in graph.nodes:
-        if isinstance(node, Layer) and node.name not in seen:
-            chain: Group = (node, *run_behind(graph, node, *LAYERS))
-            seen |= {layer.name for layer in chain}
+        if isinstance(node, Step) and node.name not in seen:
+            chain: Chain = (node, *run_behind(graph, node, *STEPS))
+            seen |= {step.name for step in chain}
             yield chain
 
 
-def _partition(graph: Graph, chain: Group, cost: Callable[[Graph, Group], int]) -> list[Group]:
-    """The cheapest way to cut a chain into groups; of two that cost the same, the one with fewer groups."""
-    best: list[tuple[int, list[Group]]] = [(0, [])]
-    for stop in range(1, len(chain) + 1):
-        cuts = (
-            (best[start][0] + cost(graph, chain[start:stop]), [*best[start][1], chain[start:stop]])
-            for start in range(stop)
-        )
-        best.append(min(cuts, key=lambda cut: (cut[0], len(cut[1]))))
+Pricing = Callable[[int, int], Price | None]
+
+
+def cheapest_cuts(length: int, price: Pricing, floor: Pricing) -> list[tuple[int, int]]:
+    """The cheapest way to cut ``length`` steps into groups ``start … stop − 1``; a price of ``None`` is no group.
+
+    The cheapest cut of the first ``stop`` steps ends in some group, and cuts the steps before that group in the
+    cheapest way: ``O(length²)`` prices, as against ``2^(length−1)`` ways. No price is asked for whose ``floor``, which
+    must not be above it, is too high already.
+    """
+    best: list[tuple[Price, list[tuple[int, int]]]] = [((0, 0, 0.0, 0), [])]
+    for stop in range(1, length + 1):
+        floors = ((floor(start, stop), start) for start in range(stop))
+        hopes = sorted((add_prices(best[start][0], least), start) for least, start in floors if least is not None)
+        found: tuple[Price, int] | None = None
+        for hope, start in hopes:
+            if found is not None and hope >= found[0]:
+                break
+            if (added := price(start, stop)) is not None:
+                way = add_prices(best[start][0], added), start
+                found = way if found is None else min(found, way)
+        if found is None:
+            raise ValueError(f"step {stop - 1} must be in some group")
+        total, start = found
+        best.append((total, [*best[start][1], (start, stop)]))
     return best[-1][1]
 
 
-# -------------------------------------------------------------------------------------------------- merging
+def add_prices(one: Price, other: Price) -> Price:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3]
 
 
-def _merge(graph: Graph, group: Group, options: Options) -> Fold:
-    maps = [layer_map(graph, layer) for layer in group]
-    merged = maps[-1]
-    for step in reversed(maps[:-1]):
-        merged = compose(step, merged, interior=options.fold == "interior")
-    last, source, inputs = group[-1], merged_source(group), group[0].inputs
-    weight_bits = max((layer.weight_bits for layer in group if layer.weight_bits is not None), default=None)
-    node: Layer
-    if _is_dense(graph, group):
-        w, b = dense_weights(merged), merged.b_rco[0, 0]
-        node = Dense(name=last.name, inputs=inputs, source=source, bits=last.bits, weight_bits=weight_bits)
-    else:
-        w, b = merged.w_rcohwi, merged.b_rco
-        node = Conv2D(
-            name=last.name,
-            inputs=inputs,
-            source=source,
-            stride=merged.stride,
-            padding=merged.padding,
-            classes=merged.classes,
-            bits=last.bits,
-            weight_bits=weight_bits,
-        )
-    arrays = {f"{last.name}.w": w, f"{last.name}.b": b}
-    return Fold("cascade", group, (node,), arrays, _merge_reason(maps, merged, w.size))
+def chain_prices(graph: Graph, chain: Chain, options: Options) -> tuple[Pricing, Pricing]:
+    """The price of the steps ``start … stop − 1`` of a chain as one layer, and what it is at least.
+
+    The kernel of a group follows from sizes, and that is the floor. Its border classes follow from one channel.
+    """
+    interior = options.fold == "interior"
+    outlines = [outline(node_map(graph, step)) if isinstance(step, Layer) else None for step in chain]
+
+    @cache
+    def geometry(start: int, stop: int) -> ConvMap | None:
+        """A group in one channel, where it is a convolution."""
+        step, first, last = chain[start], outlines[start], outlines[stop - 1]
+        if start + 1 == stop or last is None:
+            return first if start + 1 == stop else None
+        if all(isinstance(inner, Layer) for inner in chain[start:stop]):
+            front = geometry(start, stop - 1)
+            return front and compose(front, last, interior=interior)
+        if (rest := geometry(start + 1, stop)) is None:
+            return None
+        if isinstance(step, Layer):
+            return first and compose(first, rest, interior=interior)
+        height, width, _ = graph.shapes[step.inputs[0]]
+        try:
+            return unblock_nearest(rest, step, (height, width, 1), block_of(step))
+        except NotAConvolution:
+            return None
+
+    def wishes(start: int, stop: int) -> int | None:
+        """How many are broken by a group; ``None`` for one that a layer forbids."""
+        if any(step.fold == "forbid" for step in chain[start + 1 : stop]):
+            return None
+        return int(start > 0 and (chain[start].fold == "force" or (options.force and chain[start].fold == "auto")))
+
+    def price_of(start: int, stop: int, conv: ConvMap, broken: int) -> Price:
+        in_shape, out_shape = graph.shapes[chain[start].inputs[0]], graph.shapes[chain[stop - 1].name]
+        return 0, broken, options.cost.of(merged_size(chain[start:stop], conv, in_shape, out_shape)), 1
+
+    def price(start: int, stop: int) -> Price | None:
+        if (broken := wishes(start, stop)) is None:
+            return None
+        if start + 1 == stop and outlines[start] is None:
+            return 1, broken, 0.0, 1
+        conv = geometry(start, stop)
+        return None if conv is None else price_of(start, stop, conv, broken)
+
+    def floor(start: int, stop: int) -> Price | None:
+        if (broken := wishes(start, stop)) is None:
+            return None
+        maps = [conv for conv in outlines[start:stop] if conv is not None]
+        if len(maps) < stop - start:
+            return 0, broken, 0.0, 1
+        return price_of(start, stop, _without_classes(maps), broken)
+
+    return price, floor
 
 
-def _merge_reason(maps: list[ConvMap], merged: ConvMap, weights: int) -> str:
+def _without_classes(maps: Sequence[ConvMap]) -> ConvMap:
+    """The kernel and the stride of convolutions behind one another."""
+    kernel, stride = [1, 1], [1, 1]
+    for conv in maps:
+        for axis in (0, 1):
+            kernel[axis] += (conv.kernel[axis] - 1) * stride[axis]
+            stride[axis] *= conv.stride[axis]
+    w_rcohwi = np.zeros((1, 1, 1, *kernel, 1))
+    return replace(maps[0], w_rcohwi=w_rcohwi, classes=BorderClasses(), stride=(stride[0], stride[1]))
+
+
+# ------------------------------------------------------------------------------------------------------------- merging
+
+
+def _merge(graph: Graph, group: Chain, options: Options) -> Fold:
+    merged = _group_map(graph, group, options)
+    return merge("cascade", group, merged, _merge_reason(graph, group, merged))
+
+
+def _group_map(graph: Graph, group: Chain, options: Options) -> ConvMap:
+    """From the front, which takes the fewest products, but for what stands in front of a block."""
+    interior = options.fold == "interior"
+    blocks = max((n for n, step in enumerate(group, start=1) if not isinstance(step, Layer)), default=0)
+    merged = node_map(graph, group[blocks])
+    for step in group[blocks + 1 :]:
+        merged = compose(merged, node_map(graph, step), interior=interior)
+    for step in reversed(group[:blocks]):
+        merged = behind(graph, step, merged, interior=interior)
+    return merged
+
+
+def _merge_reason(graph: Graph, group: Chain, merged: ConvMap) -> str:
+    before = sum(graph.weights[f"{step.name}.w"].size for step in group if isinstance(step, Layer))
+    size = merged_size(group, merged, merged.in_shape, merged.out_shape)
     stride = f" at stride {merged.stride[0]}×{merged.stride[1]}" if merged.stride != (1, 1) else ""
-    parts = [f"{_kernels(maps)} are one {_kernels([merged])}{stride}: taps at u1 + u2·s1, bias b2 + Σ w2·b1"]
+    one = f"{merged.kernel[0]}×{merged.kernel[1]}{stride}"
+    parts = [f"{_kernels(graph, group)} are one {one}: taps at u1 + u2·s1, bias b2 + Σ w2·b1"]
     if merged.classes.count > 1:
         classes = f"{len(merged.classes.rows)}×{len(merged.classes.cols)}"
         parts.append(f"zero padding stands between, so {classes} border classes keep it exact")
     if not merged.exact:
         parts.append("zero padding stands between, but the interior's kernel is used everywhere, as asked")
-    parts.append(f"{sum(step.w_rcohwi.size for step in maps):,} weights become {weights:,}")
+    parts.append(f"{before:,} weights become {(size.weight_bits + size.class_bits) // WORD_BITS:,}")
     return "; ".join(parts)
 
 
-def _kernels(maps: list[ConvMap]) -> str:
-    return " and then ".join(f"{step.kernel[0]}×{step.kernel[1]}" for step in maps)
+def _kernels(graph: Graph, group: Chain) -> str:
+    return " and then ".join(_kernel(graph, step) for step in group)
 
 
-# ------------------------------------------------------------------------------------------------- refusing
+def _kernel(graph: Graph, step: Step) -> str:
+    if not isinstance(step, Layer):
+        return step.op
+    kh, kw = node_map(graph, step).kernel
+    return f"{kh}×{kw}"
 
 
-def layers_between(graph: Graph, layer: Layer) -> tuple[Layer | None, tuple[Clip | MaxPool, ...]]:
-    """The layer with weights in front of another one, and the rectifiers and pools between the two."""
-    between: list[Clip | MaxPool] = []
+# ------------------------------------------------------------------------------------------------------------ refusing
+
+
+def layers_between(graph: Graph, layer: Layer) -> tuple[Layer | None, tuple[Node, ...]]:
+    """The layer with weights in front of another one, and what stands between the two."""
+    between: list[Node] = []
     node = graph.node(layer.inputs[0])
-    while isinstance(node, Clip | MaxPool):
+    while isinstance(node, Clip | MaxPool | DepthToSpace | Upsample):
         between.insert(0, node)
         node = graph.node(node.inputs[0])
     return (node if isinstance(node, Layer) else None), tuple(between)
 
 
-def _refusals(graph: Graph, options: Options) -> Iterator[Decision]:
+def _kept_pairs(graph: Graph, options: Options) -> Iterator[Decision]:
     """Why each pair of neighbours stays a pair, with the multiplies it would take as one layer.
 
     Where no such layer exists, ``macs_after`` is what they take now.
@@ -153,26 +248,49 @@ def _refusals(graph: Graph, options: Options) -> Iterator[Decision]:
         if first is None:
             continue
         before = node_macs(graph, first) + node_macs(graph, second)
-        after = merged_macs(graph, (first, second))
+        after = before
         if between:
-            after, reason = before, _obstacle(between)
-        elif sole_consumer(graph, first.name) is None:
-            after, reason = after + node_macs(graph, first), _needed_apart(graph, first, second)
-        elif options.fold == "off":
-            reason = (
-                f"folding is off: one layer would take {after:,} multiplies instead of {before:,}. "
-                "Choose 'exact' or 'interior' to have one"
-            )
+            reason = _obstacle(graph, between, second)
         else:
-            kernels = _kernels([layer_map(graph, first), layer_map(graph, second)])
-            reason = (
-                f"it would not pay: {kernels} are one larger kernel, which takes {after:,} multiplies "
-                f"instead of {before:,}. Force it if fewer layers matter more"
-            )
+            now, one = _sizes(graph, first, second, options)
+            after = one.multiplies
+            if sole_consumer(graph, first.name) is None:
+                after, reason = after + node_macs(graph, first), _needed_apart(graph, first, second)
+            elif options.fold == "off":
+                reason = (
+                    f"folding is off: one layer would take {after:,} multiplies instead of {before:,}. "
+                    "Choose 'exact' or 'interior' to have one"
+                )
+            elif second.fold == "forbid":
+                reason = f"'{second.name}' forbids it: one layer would take {after:,} multiplies instead of {before:,}"
+            else:
+                reason = _does_not_pay(_kernels(graph, (first, second)), now, one)
         yield Decision("cascade", (first.name, second.name), False, reason, before, after)
 
 
-def _obstacle(between: tuple[Clip | MaxPool, ...]) -> str:
+def _sizes(graph: Graph, first: Layer, second: Layer, options: Options) -> tuple[Size, Size]:
+    """What two neighbours need apart, and as one."""
+    maps = [outline(node_map(graph, layer)) for layer in (first, second)]
+    shapes = [graph.shapes[name] for name in (first.inputs[0], first.name, second.name)]
+    one = merged_size((first, second), compose(*maps, interior=options.fold == "interior"), shapes[0], shapes[2])
+    now = merged_size((first,), maps[0], *shapes[:2]) + merged_size((second,), maps[1], *shapes[1:])
+    return now, one
+
+
+def _does_not_pay(kernels: str, now: Size, one: Size) -> str:
+    advice = "Force it if fewer layers matter more"
+    if one.multiplies >= now.multiplies:
+        return (
+            f"it would not pay: {kernels} are one larger kernel, which takes {one.multiplies:,} multiplies "
+            f"instead of {now.multiplies:,}. {advice}"
+        )
+    return (
+        f"it would not pay: {kernels} as one take {one.multiplies:,} multiplies instead of {now.multiplies:,}, but "
+        f"{one.stored_bits:,} bits of weights and lines instead of {now.stored_bits:,}. {advice}"
+    )
+
+
+def _obstacle(graph: Graph, between: tuple[Node, ...], second: Layer) -> str:
     """What is not linear between two layers; a rectifier comes first, for it is what most would ask about."""
     nothing = "so the pair is not one affine map, and no single convolution equals it on every input"
     advice = "Train without it to have one layer"
@@ -181,10 +299,21 @@ def _obstacle(between: tuple[Clip | MaxPool, ...]) -> str:
             rectifier = (node.low, node.high) == (0.0, inf)
             kind = "rectifier" if rectifier else f"limit to {node.low:g} … {node.high:g}"
             return f"a live {kind} stands between ({node.source}): it bends, {nothing}. {advice}"
-    return (
-        f"max pooling stands between ({between[0].source}): which sample passes depends on the data, "
-        f"{nothing}. A stride in its place would be linear"
-    )
+    for node in between:
+        if isinstance(node, MaxPool):
+            return (
+                f"max pooling stands between ({node.source}): which sample passes depends on the data, "
+                f"{nothing}. A stride in its place would be linear"
+            )
+    try:
+        conv = node_map(graph, second)
+        for node in reversed(between):
+            if isinstance(node, DepthToSpace | Upsample):
+                conv = behind(graph, node, conv)
+    except NotAConvolution as error:
+        return f"{error}. Give the reader a stride that is a multiple of the block to have one layer"
+    readers = " and ".join(f"'{node.name}'" for node in between if sole_consumer(graph, node.name) is None)
+    return f"{readers} between is needed elsewhere too" if readers else "it is forbidden, or folding is off"
 
 
 def _needed_apart(graph: Graph, first: Layer, second: Layer) -> str:

@@ -7,7 +7,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from ..evaluate import real_array
+from ..evaluate import projection, real_array
 from ..graph import Conv2D, Dense, Graph, Pca
 from .options import DEFAULT, Options
 from .rewrite import Fold, apply_folds, merged_source, run_behind
@@ -26,21 +26,21 @@ def fold_pca(graph: Graph, options: Options = DEFAULT) -> Graph:
         project: 8×8×2 = conv2d(image, 3×3, padding ((1, 1), (1, 1)))
 
     *Requires* a real graph. *Leaves* projections behind anything else or behind a layer that others read too,
-    and those onto more channels than they read, which ``fold_cascades`` weighs. Does nothing when folding is
-    off.
+    and those onto more channels than they read or behind groups, which ``fold_cascades`` weighs. Does nothing when
+    folding is off.
     """
     if options.fold == "off":
         return graph
     folds = []
     for node in graph.nodes:
-        if not isinstance(node, Conv2D | Dense):
+        if not isinstance(node, Conv2D | Dense) or (isinstance(node, Conv2D) and node.groups > 1):
             continue
-        pcas = tuple(takewhile(lambda pca: _reduces(graph, pca), run_behind(graph, node, Pca)))
+        pcas = tuple(takewhile(lambda pca: _folds_back(graph, pca), run_behind(graph, node, Pca)))
         if not pcas:
             continue
         w, b = real_array(graph, f"{node.name}.w"), real_array(graph, f"{node.name}.b")
         for pca in pcas:
-            q_rc = real_array(graph, f"{pca.name}.components")
+            q_rc = projection(graph, pca)
             w = (
                 q_rc @ w
                 if isinstance(node, Dense)
@@ -60,5 +60,5 @@ def fold_pca(graph: Graph, options: Options = DEFAULT) -> Graph:
     return apply_folds(graph, folds)
 
 
-def _reduces(graph: Graph, pca: Pca) -> bool:
-    return graph.shapes[pca.name][2] <= graph.shapes[pca.inputs[0]][2]
+def _folds_back(graph: Graph, pca: Pca) -> bool:
+    return pca.fold != "forbid" and graph.shapes[pca.name][2] <= graph.shapes[pca.inputs[0]][2]

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..evaluate import apply_node, evaluate
-from ..graph import Array, Decision, Graph, Node, node_macs
+from ..graph import Array, Certificate, Decision, Graph, Node, node_macs
 from ..numbers import RealArray
 from ..verify import MAX_NAME, legal_name
 
@@ -29,6 +29,7 @@ class Fold:
     nodes: tuple[Node, ...]
     arrays: Mapping[str, Array]
     reason: str
+    certificate: Certificate | None = None
 
 
 def sole_consumer(graph: Graph, name: str) -> Node | None:
@@ -89,6 +90,7 @@ def apply_folds(graph: Graph, folds: Sequence[Fold]) -> Graph:
             macs_before=sum(node_macs(graph, layer) for layer in fold.layers),
             macs_after=sum(node_macs(folded, node) for node in fold.nodes),
             error=error,
+            certificate=fold.certificate,
         )
         for fold, error in zip(folds, _errors(graph, folded, folds), strict=True)
     )

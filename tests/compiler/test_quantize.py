@@ -27,6 +27,7 @@ from convfold.compiler.graph import (
     QConv2D,
 )
 from convfold.compiler.numbers import MAX_ACCUMULATOR, Format, IntArray, RealArray, accumulator_range
+from convfold.compiler.passes import fold
 from convfold.compiler.quantize import QuantizeOptions, interval_bounds, quantize
 from convfold.compiler.verify import verify
 from convfold.sim import golden
@@ -281,6 +282,12 @@ def test_interval_bounds_hold_on_random_inputs_and_are_attained_by_one_layer(
     assert bounds["y"][1] == pytest.approx(reached.max(axis=1), rel=1e-12)
 
 
+def test_a_tensor_that_proofs_freed_of_its_rectifier_is_unsigned_all_the_same() -> None:
+    """What intervals cannot see, and affine forms can: opposite slopes cancel, so nothing is negative."""
+    graph = Net((2, 2, 1)).point("two", [[3.0], [-3.0]], [0, 0]).point("mix", [[1.0, 1.0]], [0.5]).graph()
+    assert not quantize(graph).format_of("mix").signed
+
+
 def test_formats_are_unsigned_where_proven_and_signed_elsewhere(rng: np.random.Generator) -> None:
     graph = (
         Net((2, 2, 1))
@@ -330,7 +337,7 @@ def test_the_percentile_leaves_out_its_share_at_both_ends(
     assert quantized.format_of("y") == Format(8, True, max(-low, high) / 127)
 
 
-INTERVALS = "ranges from interval arithmetic on the declared input range -1 … 1"
+INTERVALS = "ranges proven from the declared input range -1 … 1"
 
 
 @pytest.mark.parametrize(
@@ -565,12 +572,24 @@ def test_a_clip_of_a_tensor_with_other_readers_is_refused() -> None:
         quantize(net.graph("relu", "y"))
 
 
+@pytest.mark.parametrize("field", [{"groups": 2}, {"dilation": (2, 1)}])
+def test_an_unfolded_convolution_is_refused(field: dict[str, Any]) -> None:
+    source = Input(name="image", inputs=(), source="image", shape=(4, 4, 2), low=0.0, high=1.0)
+    conv = Conv2D(name="conv", inputs=("image",), source="conv", **field)
+    weights = {"conv.w": np.ones((1, 1, 2, 2, 2, 2 // conv.groups)), "conv.b": np.ones((1, 1, 2))}
+    graph = Graph(name="net", nodes=(source, conv), outputs=("conv",), weights=weights)
+    hint = "fold it into a convolution: quantized are plain conv2d, dense, clip and max_pool"
+    with refused("conv", "operator conv2d cannot be quantized", hint):
+        quantize(graph)
+    assert quantize(fold(graph)).node("conv").op == "qconv2d"
+
+
 def test_an_unfolded_operator_is_refused() -> None:
     graph = Net((2, 2, 1)).add(BatchNorm, "norm").graph()
     with refused(
         "net: layer 'norm'",
         "operator batch_norm cannot be quantized",
-        "fold it into a convolution: quantized are conv2d, dense, clip and max_pool",
+        "fold it into a convolution: quantized are plain conv2d, dense, clip and max_pool",
     ):
         quantize(graph)
 

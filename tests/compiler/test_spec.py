@@ -475,7 +475,7 @@ TREES: dict[str, tuple[Change, str, str]] = {
     "unknown op, none near": (
         in_layer(1, op="lstm"),
         f"{EDGES}: op 'lstm' is not known",
-        "choose from 'batch_norm', 'clip', 'conv2d', 'dense', 'max_pool', 'pca', 'relu', 'relu6'",
+        f"choose from {', '.join(map(repr, sorted(spec.OPERATORS)))}",
     ),
     "op no string": (
         in_layer(2, op=["relu"]),
@@ -629,7 +629,7 @@ def test_wrong_values_print_whatever_they_are(tmp_path: Path) -> None:
         (
             {"op": "max_pool", "kernel": 2, "padding": [[2, 0], [0, 0]]},
             "padding must be below the kernel (2, 2), not ((2, 0), (0, 0))",
-            "pad less: a window of nothing but padding has no greatest value",
+            "pad less: a window of nothing but padding has no greatest value, and no mean",
         ),
         (
             {"op": "max_pool", "kernel": 1 << 20, "padding": [[1 << 19, 1 << 19], [1 << 19, 1 << 19]]},

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from convfold.compiler.errors import CompileError, InternalError, quote
 from convfold.compiler.graph import (
+    Add,
     Array,
     BatchNorm,
     BorderClasses,
@@ -28,6 +29,7 @@ from convfold.compiler.graph import (
     Node,
     Pca,
     QConv2D,
+    Upsample,
 )
 from convfold.compiler.numbers import Format
 from convfold.compiler.verify import RESERVED, legal_name, name_fault, verify
@@ -309,6 +311,38 @@ REAL: dict[str, tuple[Change, str, str]] = {
         ),
         "'edges'",
         "qconv2d must not stand in a real graph",
+    ),
+    "groups": (
+        lambda graph: arrays(edges_w=np.ones((2, 3, 3, 3, 3, 1)))(node("edges", groups=2)(graph)),
+        "'edges'",
+        "groups must divide the 2 channels it reads and the 3 it makes, not 2",
+    ),
+    "channels of a group": (
+        node("edges", groups=2),
+        "'edges'",
+        "array 'edges.w' must have shape (2, 3, O, kh, kw, 1), not (2, 3, 3, 3, 3, 2)",
+    ),
+    "dilation": (node("edges", dilation=(0, 1)), "'edges'", "dilation must be 1 to 1048576, not (0, 1)"),
+    "fold": (node("norm", fold="never"), "'norm'", "fold must be one of auto, force, forbid, not 'never'"),
+    "join": (also(Add(name="sum", inputs=("scores",), source="")), "'sum'", "add takes 2 or more inputs, not 1"),
+    "factor": (
+        lambda graph: replace(
+            also(Upsample(name="up", inputs=("scores",), source="", factor=(0, 1)))(graph), outputs=("up",)
+        ),
+        "'up'",
+        "factor must be 1 to 1048576, not (0, 1)",
+    ),
+    "no variance": (
+        node("project", whiten=True),
+        "'project'",
+        "array 'project.explained_variance' is missing",
+    ),
+    "variance": (
+        lambda graph: node("project", whiten=True)(
+            replace(graph, weights={**graph.weights, "project.explained_variance": np.array([1.0, -1.0])})
+        ),
+        "'project'",
+        "explained variance must not be negative",
     ),
     "integers": (
         arrays(edges_b=np.ones((2, 3, 3), dtype=np.int64)),

@@ -5,7 +5,7 @@ from functools import reduce
 import pytest
 
 from convfold.compiler.graph import Conv2D, Dense, Graph
-from convfold.compiler.passes.algebra import ConvMap, compose, dense_weights, layer_map
+from convfold.compiler.passes.algebra import ConvMap, compose, dense_weights, node_map
 from tests.compiler.passes.nets import SAME, Net, random_chain
 from tests.oracle import difference, toeplitz
 
@@ -35,7 +35,7 @@ def maps_of(seed: int) -> tuple[Graph, list[ConvMap]]:
             kh, kw = chain.weights[f"{node.name}.w"].shape[3:5]
             net.conv(node.name, chain.shapes[node.name][2], (kh, kw), node.stride, node.padding)
     graph = net.graph()
-    return graph, [layer_map(graph, node) for node in graph.nodes if isinstance(node, Conv2D)]
+    return graph, [node_map(graph, node) for node in graph.nodes if isinstance(node, Conv2D)]
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -54,7 +54,7 @@ def test_a_dense_layer_is_a_convolution_of_full_size() -> None:
     graph = Net((3, 4, 2)).dense("dense", 5).graph()
     node = graph.node("dense")
     assert isinstance(node, Dense)
-    conv = layer_map(graph, node)
+    conv = node_map(graph, node)
     assert conv.kernel == (3, 4)
     assert (dense_weights(conv) == graph.weights["dense.w"]).all()
 
@@ -68,4 +68,4 @@ def test_dense_weights_are_what_the_one_window_reads(size: int, kernel: int) -> 
     node = graph.node("conv")
     assert isinstance(node, Conv2D)
     matrix, _ = toeplitz(graph)["conv"]
-    assert (dense_weights(layer_map(graph, node)) == matrix).all()
+    assert (dense_weights(node_map(graph, node)) == matrix).all()

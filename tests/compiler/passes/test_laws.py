@@ -14,19 +14,37 @@ import pytest
 from convfold.compiler.evaluate import evaluate
 from convfold.compiler.graph import Graph, graph_macs
 from convfold.compiler.passes import FoldMode, Options, fold, fold_order, pass_name
+from convfold.compiler.passes.drop_clips import drop_clips
+from convfold.compiler.passes.drop_identities import drop_identities
+from convfold.compiler.passes.drop_identities import drop_identities
 from convfold.compiler.passes.fold_batchnorm import fold_batchnorm
+from convfold.compiler.passes.fold_branches import fold_branches
+from convfold.compiler.passes.fold_branches import fold_branches
 from convfold.compiler.passes.fold_cascades import fold_cascades
 from convfold.compiler.passes.fold_pca import fold_pca
 from convfold.compiler.passes.hoist_clip import hoist_clip
-from convfold.compiler.passes.lower_affine import lower_affine
+from convfold.compiler.passes.lower_linear import lower_linear
+from convfold.compiler.passes.prune_channels import prune_channels
 from convfold.compiler.verify import verify
 from tests.compiler.passes.nets import SAME, Net
+from tests.compiler.passes.proven import bias
+
+BRANCHES = Net((8, 8, 2)).conv("wide", 2, padding=SAME).behind("image").conv("point", 2, (1, 1))
+PRUNABLE = bias(Net((8, 8, 1)).conv("dark", 4), 1, -9, 1, 1)
+
+BRANCHES = Net((8, 8, 2)).conv("wide", 2, padding=SAME).behind("image").conv("point", 2, (1, 1))
 
 CASES: dict[Callable[[Graph], Graph], Graph] = {
+    drop_identities: Net((2, 2, 3)).dropout("drop").dense("scores", 4).graph(),
+    fold_branches: BRANCHES.behind("wide").add("sum", "point", "image").graph(),
+    drop_identities: Net((2, 2, 3)).dropout("drop").dense("scores", 4).graph(),
+    fold_branches: BRANCHES.behind("wide").add("sum", "point", "image").graph(),
     fold_batchnorm: Net((8, 8, 1)).conv("edges", 4, padding=SAME).norm("norm").graph(),
     fold_pca: Net((8, 8, 1)).conv("edges", 4, padding=SAME).pca("project", 2).graph(),
-    lower_affine: Net((8, 8, 4)).pca("project", 2).conv("edges", 4, padding=SAME).graph(),
+    lower_linear: Net((8, 8, 4)).pca("project", 2).conv("edges", 4, padding=SAME).graph(),
     hoist_clip: Net((8, 8, 1)).conv("edges", 4, padding=SAME).pool("pool").relu("relu").graph(),
+    drop_clips: bias(Net((8, 8, 1)).conv("dark", 2), 9, 9).relu("relu").conv("edges", 4).graph(),
+    prune_channels: PRUNABLE.relu("relu").conv("edges", 2, padding=SAME).graph(),
     fold_cascades: Net((8, 8, 2)).conv("reduce", 2, (1, 1)).conv("edges", 4, padding=SAME).graph(),
 }
 cases = pytest.mark.parametrize("step", CASES, ids=lambda step: step.__name__)

@@ -16,7 +16,7 @@ from convfold.compiler.passes.fold_batchnorm import fold_batchnorm
 from convfold.compiler.passes.fold_cascades import fold_cascades
 from convfold.compiler.passes.fold_pca import fold_pca
 from convfold.compiler.passes.hoist_clip import hoist_clip
-from convfold.compiler.passes.lower_affine import lower_affine
+from convfold.compiler.passes.lower_linear import lower_linear
 from convfold.compiler.passes.options import Options
 from convfold.compiler.passes.rewrite import fresh_name, relative_error
 from tests.compiler.passes.nets import SAME, Net
@@ -159,14 +159,14 @@ def test_the_trap_of_projecting_the_filters_differs_by_the_stated_residue() -> N
     ],
 )
 def test_what_is_lowered_says_why(net: Net, reason: str) -> None:
-    lowered = lower_affine(net.graph())
+    lowered = lower_linear(net.graph())
     assert names(lowered)[-1] == "n:conv2d"
     assert lowered.decisions[0].reason == f"{reason}, so it becomes a 1×1 convolution"
 
 
 def test_a_norm_behind_a_shared_convolution_is_lowered() -> None:
     graph = Net((4, 4, 2)).conv("c", 2).norm("n").behind("c").relu("r").graph("n", "r")
-    lowered = lower_affine(graph)
+    lowered = lower_linear(graph)
     assert lowered.decisions[0].reason.startswith("'c' in front of it is needed elsewhere too, so ")
 
 

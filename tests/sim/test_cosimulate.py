@@ -1,0 +1,220 @@
+"""Random networks through the whole compiler: the simulated Verilog is golden's equal, bit for bit and cycle for cycle.
+
+``CONVFOLD_SOAK=200`` adds as many networks to the few of every run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from convfold.cli import main
+from convfold.compiler.emit import npz_bytes
+from convfold.compiler.errors import CompileError
+from convfold.compiler.tools.errors import ToolError
+from convfold.sim.cosimulate import cosimulate
+from tests.networks import Network, compile_network, random_case, small_simulator
+
+SEEDS = (1, 4, 9, 12, 15, 17, 23, 32)
+SOAK = range(1000, 1000 + int(os.environ.get("CONVFOLD_SOAK", "0")))
+
+PROFILES = ["none", "input gaps", "output stalls", "both"]
+
+
+@pytest.mark.parametrize("seed", [*SEEDS, *SOAK])
+def test_a_random_network(seed: int, tmp_path: Path) -> None:
+    """Every stall profile, frames of wrong length, and the manifest's latency and interval."""
+    case = random_case(seed, most_macs=800 if seed in SEEDS else 3000)
+    try:
+        compiled = case.compile(tmp_path)
+    except CompileError as error:
+        assert error.source == case.target
+        compiled = replace(case, fps=None).compile(tmp_path, "generic")
+    run = cosimulate(compiled.write(tmp_path / "build"), frames=2, simulator=small_simulator())
+    assert run.passed, run.summary()
+    assert run.mismatches == 0
+    assert [profile["name"] for profile in run.record["profiles"]] == PROFILES
+    assert [profile["frames"] for profile in run.record["profiles"]] == [2] * 4
+    assert run.record["latency_cycles"] == compiled.plan.latency_cycles
+    assert run.record["interval_cycles"] == compiled.plan.interval_cycles
+    assert run.summary() == "6 tests passed"
+
+
+def test_the_random_networks_are_of_all_kinds() -> None:
+    cases = [random_case(seed, most_macs=800) for seed in SEEDS]
+    assert len({case.target for case in cases}) >= 4
+    assert len({case.bits for case in cases}) >= 4
+    assert len({case.fps for case in cases}) >= 3
+    assert {case.calibrated for case in cases} == {True, False}
+    operators = {layer["op"] for case in cases for layer in case.network.layers}
+    assert operators == {"conv2d", "dense", "batch_norm", "pca", "relu", "clip", "max_pool"}
+
+
+# ---------------------------------------------------------------------------------------------------------------- sabotage
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return Network((5, 5, 1)).conv("edges", 3, padding="same").relu("live").conv("mix", 2, (2, 2)).dense("scores", 4)
+
+
+@pytest.fixture
+def build(network: Network, tmp_path: Path) -> Path:
+    return compile_network(network, tmp_path, fps=1e6).write(tmp_path / "build")
+
+
+def simulate(build: Path, frames: int = 3) -> tuple[int, str]:
+    """``convfold simulate``: exit status and output."""
+    arguments = ["simulate", str(build), "--frames", str(frames), "--simulator", small_simulator()]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.output
+
+
+def change(path: Path, pattern: str, new: str | Callable[[re.Match[str]], str]) -> None:
+    """Replace one place in a file."""
+    text, count = re.subn(pattern, new, path.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE)
+    assert count == 1
+    path.write_text(text, encoding="utf-8")
+
+
+def flip_sign_of_a_weight(match: re.Match[str]) -> str:
+    """One bit of a word of the ROM, its most significant."""
+    bits, word = int(match[2]), int(match[3], 16)
+    return f"{match[1]}{bits}'h{word ^ 1 << (bits - 1):x};"
+
+
+DIFFERS = re.compile(r"(\d+) of (\d+) beats differ; the first is beat (\d+) of frame (\d+): \(tdata, tlast\) = \(0x[0-9a-f]+, ")
+
+
+def test_a_sound_build_passes(build: Path) -> None:
+    status, output = simulate(build)
+    assert status == 0
+    assert re.search(r"^passed: 6 tests passed \((icarus|verilator) ", output, re.MULTILINE)
+    manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["simulation"]["passed"] is True
+    assert manifest["simulation"]["frames"] == 12
+
+
+def test_one_flipped_bit_of_a_rom_is_found(build: Path) -> None:
+    """The message names the frame and the beat."""
+    weights = r"(module net_scores_row0_pe0_weights\((?:.|\n)*?\[0\] = )(\d+)'h([0-9a-f]+);"
+    change(build / "accelerator.v", weights, flip_sign_of_a_weight)
+    status, output = simulate(build)
+    assert status == 1
+    found = DIFFERS.search(output)
+    assert found is not None, output
+    assert int(found[1]) <= int(found[2]) and int(found[4]) < 3
+    assert "failed: no_stalls: " in output
+    manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["simulation"]["passed"] is False
+
+
+def test_one_changed_operator_is_found(build: Path) -> None:
+    """An accumulator that subtracts."""
+    change(build / "accelerator.v", r"(module net_edges_row0_pe0\((?:.|\n)*?\$signed\(\w+\)) \+ (\$signed\()", r"\1 - \2")
+    status, output = simulate(build)
+    assert status == 1
+    assert DIFFERS.search(output) is not None, output
+
+
+def test_an_engine_that_says_nothing_is_found(build: Path) -> None:
+    change(build / "accelerator.v", r"^(  assign m_axis_tvalid = ).*;$", r"\g<1>1'h0;")
+    status, output = simulate(build, frames=1)
+    assert status == 1
+    assert re.search(r"no_stalls: 0 of \d+ outputs, then nothing for \d+ cycles", output)
+    assert re.search(r"^latency +not measured, [\d,]+ promised$", output, re.MULTILINE)
+    report = CliRunner().invoke(main, ["report", str(build)])
+    assert report.exit_code == 0, report.output
+
+
+def test_a_beat_that_does_not_wait_is_found(build: Path) -> None:
+    """``tvalid`` withdrawn while ``tready`` is low breaks AXI4-Stream."""
+    change(build / "accelerator.v", r"^(  assign m_axis_tvalid = )(.*);$", r"\1\2 & m_axis_tready;")
+    status, output = simulate(build)
+    assert status == 1
+    assert re.search(r"output_stalls: output beat \d+ (was withdrawn|changed) while it waited", output), output
+
+
+@pytest.mark.parametrize("name", ["latency", "interval"])
+def test_a_promise_that_does_not_hold_is_found(build: Path, name: str) -> None:
+    path = build / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    right = manifest[f"{name}_cycles"]
+    path.write_text(json.dumps(manifest | {f"{name}_cycles": right + 1}), encoding="utf-8")
+    status, output = simulate(build, frames=1)
+    assert status == 1
+    assert re.search(rf"latency_and_interval: {name} {right}, manifest {right + 1}$", output, re.MULTILINE), output
+
+
+def test_an_error_flag_that_stays_low_is_found(build: Path) -> None:
+    change(build / "accelerator.v", r"^(  assign error = ).*;$", r"\g<1>1'h0;")
+    status, output = simulate(build, frames=1)
+    assert status == 1
+    assert "frames_of_wrong_length: error is not set by a frame that ends early" in output
+
+
+def test_wrong_expectations_are_found(build: Path) -> None:
+    """Even one value of one frame."""
+    with np.load(build / "vectors.npz", allow_pickle=False) as arrays:
+        vectors = {name: arrays[name].copy() for name in arrays.files}
+    vectors["outputs"][1, 0, 0, 3] += 1
+    (build / "vectors.npz").write_bytes(npz_bytes(vectors))
+    status, output = simulate(build)
+    assert status == 1
+    assert re.search(r"1 of \d+ beats differ; the first is beat \d of frame 1: ", output), output
+
+
+def test_verilog_that_does_not_build_is_no_traceback(build: Path) -> None:
+    change(build / "accelerator.v", r"^endmodule$", "nonsense")
+    with pytest.raises(ToolError, match=r"^(icarus|verilator): the build of net failed\n"):
+        cosimulate(build, simulator=small_simulator())
+    status, output = simulate(build)
+    assert status == 2
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("name", ["accelerator.v", "vectors.npz", "test_accelerator.py"])
+def test_a_build_that_lacks_a_file(build: Path, name: str) -> None:
+    (build / name).unlink()
+    status, output = simulate(build)
+    assert status == 2
+    assert f"has no {name}" in output
+    assert "fix: run convfold compile again" in output
+
+
+# ---------------------------------------------------------------------------------------------------------------- the bench
+
+
+def test_stalls_follow_the_seed(build: Path) -> None:
+    """The same seed gives the same run, another one another."""
+    runs = [cosimulate(build, frames=1, seed=seed, simulator=small_simulator()).record for seed in (1, 1, 2)]
+    cycles = [[profile["cycles"] for profile in run["profiles"]] for run in runs]
+    assert cycles[0] == cycles[1] != cycles[2]
+    assert [run["seed"] for run in runs] == [1, 1, 2]
+
+
+def test_the_emitted_bench_runs_under_pytest(build: Path) -> None:
+    """As its own first lines say."""
+    import subprocess
+    import sys
+
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_accelerator.py"],
+        cwd=build,
+        env=environment | {"CONVFOLD_FRAMES": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+    assert "1 passed" in run.stdout

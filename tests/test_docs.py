@@ -1,0 +1,102 @@
+"""The pages run: what a ``python`` block prints is the ``text`` block behind it, to the letter.
+
+All blocks of a page share their names, from top to bottom, as one program in an empty folder beside the examples.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+END_OF_BLOCK = "\x1e"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A ``python`` block: the line it starts on, its lines, and what the page says it prints."""
+
+    line: int
+    code: tuple[str, ...]
+    output: str
+
+
+def blocks(page: str) -> Iterator[Block]:
+    fenced = list(FENCED.finditer(page))
+    for found, behind in zip(fenced, [*fenced[1:], None], strict=True):
+        if found[1] != "python":
+            continue
+        line = page.count("\n", 0, found.start(2)) + 1
+        direct = behind is not None and behind[1] == "text" and not page[found.end() : behind.start()].strip()
+        yield Block(line, tuple(found[2].splitlines()), behind[2] if behind is not None and direct else "")
+
+
+def program(page: str) -> str:
+    """The blocks as one program, each line where it stands on the page: an error then names the page's line."""
+    lines = [""] * (page.count("\n") + 1)
+    for block in blocks(page):
+        stop = block.line - 1 + len(block.code)
+        lines[block.line - 1 : stop] = block.code
+        lines[stop] = f"print({END_OF_BLOCK!r}, end='')"
+    return "\n".join(lines)
+
+
+def run(page: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[int, str]:
+    """What each block prints, by its line."""
+    script = folder / "page.py"
+    script.write_text(program(page), encoding="utf-8")
+    runpy.run_path(str(script), run_name="__main__")
+    outputs = capsys.readouterr().out.split(END_OF_BLOCK)
+    return dict(zip((block.line for block in blocks(page)), outputs[:-1], strict=True))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[path.name for path in PAGES])
+def test_a_page_prints_what_it_says(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = page.read_text(encoding="utf-8")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    said = {block.line: block.output for block in blocks(text)}
+    assert said
+    assert run(text, tmp_path, capsys) == said
+
+
+PAGE = """\
+```python
+two = 1 + 1
+```
+Words.
+```text
+no output
+```
+```python
+print(two)
+```
+
+```text
+{}
+```
+"""
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_wrong_page_is_found(right: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = PAGE.format(2 if right else 3)
+    said = {block.line: block.output for block in blocks(page)}
+    assert said == {2: "", 9: "2\n" if right else "3\n"}
+    assert (run(page, tmp_path, capsys) == said) is right
+
+
+def test_an_error_names_the_line_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NameError) as caught:
+        run(PAGE.replace("print(two)", "print(three)"), tmp_path, capsys)
+    assert caught.traceback[-1].lineno + 1 == 9
