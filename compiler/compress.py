@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import CompileError
 from .evaluate import evaluate
-from .graph import Conv2D, Decision, Dense, Graph, graph_macs, node_macs
+from .graph import Conv2D, Decision, Dense, Graph, Linear, graph_macs, node_macs
 from .lossy import Budget, Evidence, output_error
 from .low_rank import Layer, Pair, Split, apply_splits, break_even, splits
 from .numbers import RealArray
@@ -119,6 +119,23 @@ def compress(
     return Compressed(budget, meter.before, offers, curve, chosen, marked)
 
 
+def rest_behind(graph: Graph, name: str) -> Graph:
+    """What a network does behind a tensor, as a network of that.
+
+    The same object where it needs other tensors too, and behind a linear layer, into which a split may fold.
+    """
+    if name == graph.input.name or isinstance(graph.node(name), Linear):
+        return graph
+    at = next(n for n, node in enumerate(graph.nodes) if node.name == name)
+    behind = graph.nodes[at + 1 :]
+    made = {name, *(node.name for node in behind)}
+    if not {*graph.outputs}.union(*(node.inputs for node in behind)) <= made or name in graph.outputs:
+        return graph
+    source = replace(graph.input, name=name, shape=graph.shapes[name])
+    weights = {key: array for key, array in graph.weights.items() if key.rpartition(".")[0] in made - {name}}
+    return replace(graph, nodes=(source, *behind), weights=weights)
+
+
 def _layers(graph: Graph) -> list[Layer]:
     return [node for node in graph.nodes if isinstance(node, Conv2D | Dense)]
 
@@ -139,11 +156,24 @@ class _Meter:
     def offers(self, layer: Layer) -> tuple[Offer, ...]:
         """Every split of a layer, each measured as the only one."""
         fit, judge = (self._seen(layer, images) for images in (self.evidence.fit, self.evidence.judge))
+        graph = self.before.graph
+        rest = rest_behind(graph, layer.inputs[0])
+        base, part = graph_macs(graph) - graph_macs(rest), self if rest is graph else self._behind(rest)
         found = []
-        for split in splits(self.before.graph, layer, fit, judge):
-            point = self.measure((Offer(split, 0, split.error, None, None),))
-            found.append(Offer(split, point.macs, split.error, point.output_error, point.accuracy))
+        for split in splits(graph, layer, fit, judge):
+            point = part.measure((Offer(split, 0, split.error, None, None),))
+            found.append(Offer(split, base + point.macs, split.error, point.output_error, point.accuracy))
         return tuple(found)
+
+    def _behind(self, rest: Graph) -> _Meter:
+        """The meter of the rest of a network, whose images are what its front makes of the images."""
+
+        def seen(images: RealArray | None) -> RealArray | None:
+            name = rest.input.name
+            return None if images is None else evaluate(self.before.graph, images, (name,))[name]
+
+        judge, test = seen(self.evidence.judge), seen(self.evidence.test)
+        return _Meter(rest, replace(self.evidence, fit=None, judge=judge, test=test), self.options)
 
     def _seen(self, layer: Layer, images: RealArray | None) -> Pair | None:
         if images is None:

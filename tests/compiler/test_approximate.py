@@ -10,7 +10,7 @@ import pytest
 
 from convfold.compiler.approximate import approximate
 from convfold.compiler.errors import CompileError
-from convfold.compiler.evaluate import evaluate
+from convfold.compiler.evaluate import evaluate, real_array
 from convfold.compiler.explain import explain
 from convfold.compiler.graph import Decision, Dense, Graph, Linear
 from convfold.compiler.lossy import Budget, Evidence, spread_error
@@ -24,12 +24,8 @@ def pair(bias: float, behind: bool = True, spread: float = 0.3) -> Graph:
     """A convolution whose responses lie about ``bias``, a rectifier, a second one and perhaps its rectifier."""
     net = Net((8, 8, 2)).conv("first", 6, padding=SAME).relu("relu").conv("second", 3, (1, 1))
     graph = net.relu("last").graph() if behind else net.graph()
-    weights = {
-        **graph.weights,
-        "first.w": spread * np.asarray(graph.weights["first.w"]),
-        "first.b": np.full((1, 1, 6), bias),
-    }
-    return replace(graph, weights=weights)
+    w = spread * real_array(graph, "first.w")
+    return replace(graph, weights={**graph.weights, "first.w": w, "first.b": np.full((1, 1, 6), bias)})
 
 
 def images(count: int = 64, seed: int = 1) -> RealArray:
@@ -38,7 +34,7 @@ def images(count: int = 64, seed: int = 1) -> RealArray:
 
 def labels(graph: Graph, x: RealArray) -> IntArray:
     """What the graph itself says, so that it has an accuracy of 100 %."""
-    return evaluate(graph, x)[graph.outputs[0]].reshape(len(x), -1).argmax(axis=1)
+    return np.asarray(evaluate(graph, x)[graph.outputs[0]].reshape(len(x), -1).argmax(axis=1), np.int64)
 
 
 def last(graph: Graph) -> Decision:
@@ -90,7 +86,7 @@ def test_a_student_is_refused_where_the_rectifier_bends(behind: bool) -> None:
 def test_refinement_sees_the_rectifier_behind() -> None:
     """Where the last rectifier cuts most responses off, least squares to what stands in front of it would waste its taps."""
     graph = pair(0.3)
-    graph = replace(graph, weights={**graph.weights, "second.b": np.asarray(graph.weights["second.b"]) - 2.0})
+    graph = replace(graph, weights={**graph.weights, "second.b": real_array(graph, "second.b") - 2.0})
     x = images(128)
     through = last(approximate(graph, Budget(error=9.0), Evidence.of(x))).error
     bare = replace(graph, nodes=graph.nodes[:-1], outputs=("second",))
@@ -150,7 +146,7 @@ def test_students_of_students_are_measured_against_the_network_as_it_came() -> N
     graph = net.graph()
     weights = dict(graph.weights)
     for name in "ab":
-        weights[f"{name}.w"], weights[f"{name}.b"] = 0.3 * weights[f"{name}.w"], 1.2 + 0.0 * weights[f"{name}.b"]
+        weights |= {f"{name}.w": 0.3 * real_array(graph, f"{name}.w"), f"{name}.b": np.full((1, 1, 4), 1.2)}
     graph, x = replace(graph, weights=weights), images()
     found = approximate(graph, Budget(error=0.4), Evidence.of(x))
     taken = [decision for decision in found.decisions if decision.rule == "approximate" and decision.taken]
@@ -186,9 +182,9 @@ def test_explain_tells_what_was_measured() -> None:
 
 
 def test_without_images_or_labels_nothing_is_approximated() -> None:
-    with pytest.raises(CompileError, match="^--approximate: fits layers to data, and there is none\n  fix: give images"):
+    with pytest.raises(CompileError, match=r"^--approximate: fits layers to data, and there is none\n  fix: give images"):
         approximate(pair(1.5), Budget(error=0.1), Evidence())
-    with pytest.raises(CompileError, match="^--accuracy-drop: needs labelled images"):
+    with pytest.raises(CompileError, match=r"^--accuracy-drop: needs labelled images"):
         approximate(pair(1.5), Budget(accuracy_drop=0.1), Evidence.of(images()))
-    with pytest.raises(ValueError, match="^a student's budget must be an error or an accuracy drop, not --macs 5$"):
+    with pytest.raises(ValueError, match=r"^a student's budget must be an error or an accuracy drop, not --macs 5$"):
         approximate(pair(1.5), Budget(macs=5), Evidence.of(images()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,7 +132,8 @@ def test_a_bound_that_is_a_little_too_tight_is_beaten(end: str) -> None:
     graph = Net((5, 5, 1), low=-1.0).conv("a", 2).conv("b", 2, (2, 2)).relu("relu").graph()
     right = certificate_of(graph, clips_of(graph)[0])
     inward = 1 if end == "low" else -1
-    wrong = replace(right, **{end: tuple(value + inward * 1e-9 for value in getattr(right, end))})
+    closer: Any = {end: tuple(value + inward * 1e-9 for value in getattr(right, end))}
+    wrong = replace(right, **closer)
     assert not check(graph, right, 500).beaten
     assert check(graph, wrong, 500).beaten
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convfold.compiler.compress import Compressed, Offer, choices, compress, record
+from convfold.compiler.compress import Compressed, Offer, choices, compress, record, rest_behind
 from convfold.compiler.errors import CompileError
 from convfold.compiler.evaluate import accuracy, evaluate
 from convfold.compiler.explain import explain
@@ -119,12 +119,12 @@ def test_accuracy_needs_labels(digits: Graph) -> None:
 
 @pytest.mark.parametrize("arguments", [(), (None, None, None), (0.1, 0.5), (-0.1,), (np.nan,), (np.inf,)])
 def test_a_budget_is_one_number(arguments: tuple[Any, ...]) -> None:
-    with pytest.raises(ValueError, match="^a budget must be one number from 0 on, not "):
+    with pytest.raises(ValueError, match=r"^a budget must be one number from 0 on, not "):
         Budget(*arguments)
 
 
 def test_one_image_cannot_be_held_out() -> None:
-    with pytest.raises(CompileError, match="^calibration: must have 2 images or more: one of them is held out"):
+    with pytest.raises(CompileError, match=r"^calibration: must have 2 images or more: one of them is held out"):
         Evidence.of(np.zeros((1, 8, 8, 1)))
 
 
@@ -253,3 +253,18 @@ def test_a_trained_network_for_mnist_halves(models_dir: Path) -> None:
     assert before.accuracy - after.accuracy <= 0.005
     assert (before.macs, graph_macs(found.graph)) == (786_560, after.macs)
     assert after.macs < 0.55 * before.macs
+
+
+def test_a_layer_is_measured_on_the_rest_of_the_network_alone() -> None:
+    net = Net((8, 8, 2)).conv("a", 2, padding=SAME).relu("r").conv("b", 2, padding=SAME).relu("r2")
+    chain = net.graph()
+    x = np.random.default_rng(0).uniform(0.0, 1.0, (3, 8, 8, 2))
+    rest = rest_behind(chain, "r")
+    assert [node.name for node in rest.nodes] == ["r", "b", "r2"]
+    tensors = evaluate(chain, x, ("r", "r2"))
+    assert np.array_equal(evaluate(rest, tensors["r"])["r2"], tensors["r2"])
+    assert rest_behind(chain, "image") is chain
+    assert rest_behind(chain, "a") is chain
+    branched = net.add("sum", "a", "r2").graph()
+    assert rest_behind(branched, "r") is branched
+    assert rest_behind(net.graph("r", "sum"), "r").outputs == ("r", "sum")

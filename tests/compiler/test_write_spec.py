@@ -112,7 +112,8 @@ def test_a_layer_cannot_read_one_tensor_twice(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_border_classes_are_refused(classes: str, message: str, tmp_path: Path) -> None:
-    graph = fold(Net((8, 8, 1)).conv("a", 1, (2, 1), padding=((1, 0), (0, 0))).conv("b", 1, (2, 1), padding=((1, 0), (0, 0))).graph())
+    above = ((1, 0), (0, 0))
+    graph = fold(Net((8, 8, 1)).conv("a", 1, (2, 1), padding=above).conv("b", 1, (2, 1), padding=above).graph())
     path = write_spec(graph, tmp_path)
     text = path.read_text("utf-8")
     assert "classes = { rows = [0, 1], cols = [0] }" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ op = "relu"
 def glass(folder: Path, limits: str) -> Graph:
     """A 1×1 convolution that lifts every pixel above zero as long as pixels are within 0 … 1, and a 3×3 behind it."""
     rng = np.random.default_rng(5)
-    arrays = {
+    arrays: dict[str, Any] = {
         "thin.w": rng.uniform(-1, 1, (6, 1, 1, 3)),
         "thin.b": np.full(6, 2.5),
         "edges.w": rng.normal(size=(4, 3, 3, 6)),

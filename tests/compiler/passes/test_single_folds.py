@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from convfold.compiler.evaluate import evaluate
 from convfold.compiler.graph import Conv2D, Graph
 from convfold.compiler.passes import fold
+from convfold.compiler.passes.drop_identities import drop_identities
 from convfold.compiler.passes.fold_batchnorm import fold_batchnorm
 from convfold.compiler.passes.fold_cascades import fold_cascades
 from convfold.compiler.passes.fold_pca import fold_pca
@@ -82,7 +83,58 @@ def test_the_users_widths_stay_with_the_convolution() -> None:
     assert isinstance(node, Conv2D) and (node.bits, node.weight_bits) == (5, 3)
 
 
+def test_a_scale_with_a_bias_folds_like_a_norm() -> None:
+    graph = Net((4, 4, 2)).conv("conv", 4, groups=2).scale("scale").norm("norm").graph()
+    folded = fold_batchnorm(graph)
+    assert names(folded) == ["norm:conv2d"]
+    (decision,) = folded.decisions
+    assert (decision.rule, decision.reason) == ("scale_bias", "W' = s·W and b' = s·b + β, per channel")
+    assert same(graph, folded)
+
+
+# ----------------------------------------------------------------------------------------------- identities
+
+
+def test_dropout_is_dropped_wherever_it_stands() -> None:
+    graph = Net((4, 4, 2)).dropout("d1").conv("conv", 3).dropout("d2").dropout("d3").relu("relu").graph()
+    dropped = drop_identities(graph)
+    assert [(node.name, node.inputs) for node in dropped.nodes[1:]] == [("conv", ("image",)), ("relu", ("conv",))]
+    assert [decision.layers for decision in dropped.decisions] == [("d1",), ("d2",), ("d3",)]
+
+
+def test_dropout_that_is_an_output_keeps_its_name() -> None:
+    graph = Net((4, 4, 2)).conv("conv", 3).dropout("drop").graph()
+    assert drop_identities(graph) is graph
+    folded = fold(graph)
+    assert names(folded) == ["drop:conv2d"]
+    assert same(graph, folded)
+
+
+def test_flattening_goes_where_a_dense_layer_does_it() -> None:
+    graph = Net((3, 3, 2)).flatten("flat").relu("relu").dropout("drop").dense("dense", 2).graph()
+    assert names(drop_identities(graph)) == ["relu:clip", "dense:dense"]
+    graph = Net((3, 3, 2)).dense("first", 4).flatten("flat").norm("norm").graph()
+    assert names(drop_identities(graph)) == ["first:dense", "norm:batch_norm"]
+
+
+def test_flattening_in_front_of_a_norm_becomes_a_part_of_the_dense_layer() -> None:
+    """A norm behind flattening is one of samples, not of channels."""
+    graph = Net((3, 3, 2)).flatten("flat").norm("norm").dense("dense", 2).graph()
+    assert drop_identities(graph) is graph
+    folded = fold(graph)
+    assert names(folded) == ["dense:dense"]
+    assert same(graph, folded)
+
+
 # ------------------------------------------------------------------------------------------------------ pca
+
+
+def test_a_projection_behind_groups_is_left_to_the_cascades() -> None:
+    graph = Net((4, 4, 4)).conv("conv", 4, groups=2).pca("project", 2).graph()
+    assert fold_pca(graph) is graph
+    folded = fold(graph)
+    assert names(folded) == ["project:conv2d"]
+    assert same(graph, folded)
 
 
 def test_a_projection_folds_into_a_dense_layer() -> None:
