@@ -91,9 +91,9 @@ class Linear(Node):
 class Conv2D(Linear):
     """``y[i,j,m] = b[m] + Σ w[m,u,v,c] · x[i·s+u·d−p, j·s+v·d−p, c]``.
 
-    Arrays ``NAME.w (R,C,O,kh,kw,I)`` and ``NAME.b (R,C,O)``. With ``groups`` the ``O`` outputs and the channels of ``x``
-    are cut into as many equal parts, each output part reads its own input part, and ``I`` counts the channels of one
-    part: as many groups as channels is a depthwise convolution.
+    Arrays ``NAME.w (R,C,O,kh,kw,I)`` and ``NAME.b (R,C,O)``. With ``groups`` the outputs and the channels of ``x`` are
+    cut into as many equal parts, each output part reads its own input part, and ``I`` counts the channels of one part:
+    as many groups as channels is a depthwise convolution.
     ``bits`` and ``weight_bits`` are the user's own widths for the output and the weights of this layer.
     """
 
