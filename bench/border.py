@@ -80,7 +80,7 @@ def weight_bits(compiled: Compiled) -> int:
 
 
 def main() -> None:
-    head = ("kernel", "stride", "form", "multiplies", "weight bits", "cycles/frame", "LUT", "FF", "DSP", "BRAM", "beats differing")
+    head = ("kernel", "stride", "form", "multiplies", "weight bits", "cycles/frame", "LUT", "FF", "DSP", "BRAM", "mismatches")
     print("| " + " | ".join(head) + " |")
     print("|" + "---|" * len(head), flush=True)
     for kernel in (3, 5):

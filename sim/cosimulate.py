@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convfold.compiler.errors import CompileError
 from convfold.compiler.tools.simulators import BenchRun, find_simulator, run_cocotb
 
 from .bench import RESULTS
@@ -45,8 +46,12 @@ def cosimulate(
 ) -> Cosimulation:
     """Build ``accelerator.v`` and run ``test_accelerator.py`` on it, ``frames`` frames a stall profile (default: all vectors).
 
-    *Raises* ``ToolError`` where no simulator is found or the design does not build.
+    *Raises* ``CompileError`` for a folder that lacks one of their files, ``ToolError`` where no simulator is found or the
+    design does not build.
     """
+    for name in ("manifest.json", "accelerator.v", "test_accelerator.py", "vectors.npz"):
+        if not (folder / name).is_file():
+            raise CompileError(str(folder), f"has no {name}", "run convfold compile again")
     folder = folder.resolve()
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     results = folder / "sim_build" / "seen.jsonl"

@@ -221,11 +221,12 @@ def compile_network(
     target: str = "generic",
     *,
     fps: float | None = None,
+    calibrated: bool = False,
     fold: Options | None = None,
-    quantize: QuantizeOptions | None = None,
 ) -> Compiled:
     """Write a network to ``folder`` and compile it."""
-    return compile(network.write(folder), target, fps=fps, fold_options=fold, quantize_options=quantize)
+    images = network.images(16) if calibrated else None
+    return compile(network.write(folder), target, fps=fps, calibration=images, fold_options=fold)
 
 
 def simulate_once(build: Path, frames: int = 2) -> BenchRun:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convfold.api import compile, load_network
+from convfold.api import compile
 from convfold.compiler.graph import Clip, Conv2D, Graph
 from convfold.compiler.passes import Options, fold
+from convfold.compiler.spec import load_spec
 from convfold.sim.cosimulate import cosimulate
 from tests.oracle import difference, toeplitz
 
@@ -99,7 +100,7 @@ def linear_part(graph: Graph) -> Graph:
 
 @pytest.mark.parametrize(("kind", "classes"), [("repvgg", 1), ("diverse", 9), ("collapsible", 1)])
 def test_a_block_becomes_one_convolution(kind: str, classes: int, tmp_path: Path) -> None:
-    graph = linear_part(load_network(write(tmp_path, kind)))
+    graph = linear_part(load_spec(write(tmp_path, kind)))
     folded = fold(graph)
     (node,) = folded.nodes[1:]
     assert isinstance(node, Conv2D) and node.classes.count == classes
@@ -109,7 +110,7 @@ def test_a_block_becomes_one_convolution(kind: str, classes: int, tmp_path: Path
 
 def test_the_usual_recipe_for_diverse_branches_is_wrong_at_the_border(tmp_path: Path) -> None:
     """One kernel everywhere is right only if the padding in a branch holds what a padded input would give."""
-    graph = linear_part(load_network(write(tmp_path, "diverse")))
+    graph = linear_part(load_spec(write(tmp_path, "diverse")))
     plain = fold(graph, Options(fold="interior"))
     assert difference(toeplitz(graph)["diverse"], toeplitz(plain)["diverse"]) > 0.01
     inside = np.zeros((8, 8, CHANNELS), dtype=bool)

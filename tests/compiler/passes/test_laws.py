@@ -16,9 +16,7 @@ from convfold.compiler.graph import Graph, graph_macs
 from convfold.compiler.passes import FoldMode, Options, fold, fold_order, pass_name
 from convfold.compiler.passes.drop_clips import drop_clips
 from convfold.compiler.passes.drop_identities import drop_identities
-from convfold.compiler.passes.drop_identities import drop_identities
 from convfold.compiler.passes.fold_batchnorm import fold_batchnorm
-from convfold.compiler.passes.fold_branches import fold_branches
 from convfold.compiler.passes.fold_branches import fold_branches
 from convfold.compiler.passes.fold_cascades import fold_cascades
 from convfold.compiler.passes.fold_pca import fold_pca
@@ -35,8 +33,6 @@ PRUNABLE = bias(Net((8, 8, 1)).conv("dark", 4), 1, -9, 1, 1)
 BRANCHES = Net((8, 8, 2)).conv("wide", 2, padding=SAME).behind("image").conv("point", 2, (1, 1))
 
 CASES: dict[Callable[[Graph], Graph], Graph] = {
-    drop_identities: Net((2, 2, 3)).dropout("drop").dense("scores", 4).graph(),
-    fold_branches: BRANCHES.behind("wide").add("sum", "point", "image").graph(),
     drop_identities: Net((2, 2, 3)).dropout("drop").dense("scores", 4).graph(),
     fold_branches: BRANCHES.behind("wide").add("sum", "point", "image").graph(),
     fold_batchnorm: Net((8, 8, 1)).conv("edges", 4, padding=SAME).norm("norm").graph(),
