@@ -67,7 +67,8 @@ def compile_bench(sources: Sequence[Path], folder: Path) -> VerilogBench:
         command = ["iverilog", "-g2005", "-Wall", "-Wno-timescale", "-s", "bench", "-o", "bench.vvp", *names]
         _printed(command, folder, env)
         return VerilogBench(("vvp", "-n", "bench.vvp"), folder, env)
-    options = ["--binary", "--timing", "--timescale", "1ns/1ps", "--top-module", "bench", "-Mdir", "obj", "-o", "bench"]
+    options = ["--binary", "--timing", "-CFLAGS", "-std=gnu++20 -fcoroutines", "--timescale", "1ns/1ps"]
+    options += ["--top-module", "bench", "-Mdir", "obj", "-o", "bench"]
     command = ["verilator", *options, *verilator_arguments(), *_BENCH_WAIVERS, *names]
     _printed(command, folder, env)
     return VerilogBench((str(folder / "obj" / "bench"), "+verilator+rand+reset+2", "+verilator+seed+1"), folder, env)
