@@ -49,7 +49,7 @@ def instances(build: Path) -> list[str]:
     """Names of the instances in the top module, in order."""
     top = json.loads((build / "manifest.json").read_text(encoding="utf-8"))["top"]
     text = (build / "accelerator.v").read_text(encoding="utf-8")
-    body = text[re.search(rf"^module {top}\(", text, re.MULTILINE).start() :]  # type: ignore[union-attr]
+    body = text[text.index(f"module {top}(") :]
     return re.findall(r"^  \w+ \\?(\S+) +\($", body[: body.index("endmodule")], re.MULTILINE)
 
 
