@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from convfold.api import Compiled, compile
 from convfold.compiler.evaluate import accuracy, evaluate
 from convfold.compiler.passes import fold

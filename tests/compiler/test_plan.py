@@ -90,7 +90,8 @@ def test_every_rate_is_met_or_refused(seed: int) -> None:
             plan = make_plan(graph, GENERIC, rate)
         except CompileError as error:
             refused = True
-            assert re.match(r"generic: [\d,]+ frames/s at 100 MHz leave \d+ cycles a frame; net\d+ needs \d+ at its", str(error))
+            told = r"generic: [\d,]+ frames/s at 100 MHz leave \d+ cycles a frame; net\d+ needs \d+ at its"
+            assert re.match(told, str(error))
             continue
         assert not refused
         assert plan.interval_cycles <= wanted
