@@ -81,69 +81,103 @@ def run_profiles(
     changes. Fails with "k of n outputs" at the cycle limit, if a beat too many comes in the cycles after the last (50
     in the first profile), and if ``never`` is high in any cycle. ``ports`` has ``i`` and ``o`` where ``dut`` has not.
     """
-    ports = dut if ports is None else ports
-    runs = {profile: Run() for profile in profiles}
-
-    def bench_for(profile: str) -> Bench:
-        async def bench(ctx: Any) -> None:
-            after = 50 if profile == profiles[0] else 5
-            await _run(ctx, ports, beats, count, profile, limit, seed, watch, never, after, runs[profile])
-
-        return bench
-
-    simulate(dut, *(bench_for(profile) for profile in profiles))
-    for profile, run in runs.items():
-        assert len(run.payloads) == count, f"{profile}: {len(run.payloads)} outputs instead of {count}"
-    return runs
+    benches = [
+        StreamBench(dut if ports is None else ports, beats, count, profile, limit, seed, watch, never, 50 if n == 0 else 5)
+        for n, profile in enumerate(profiles)
+    ]
+    simulate(dut, *benches)
+    return {bench.profile: bench.run for bench in benches}
 
 
-async def _run(
-    ctx: Any,
-    ports: Any,
-    beats: Sequence[int],
-    count: int,
-    profile: str,
-    limit: int,
-    seed: int,
-    watch: Value | None,
-    never: Value | None,
-    after: int,
-    run: Run,
-) -> None:
-    rng = random.Random(seed)
-    gaps = 0.5 if profile in ("input gaps", "both") else 0.0
-    stalls = 0.5 if profile in ("output stalls", "both") else 0.0
-    left = list(reversed(beats))
-    offered = False
-    held = None
-    cycle = 0
-    i_payload, o_payload = Value.cast(ports.i.payload), Value.cast(ports.o.payload)
-    while after:
-        if cycle == limit:
-            raise AssertionError(f"{profile}: {len(run.payloads)} of {count} outputs after {limit} cycles")
-        if left and not offered and rng.random() >= gaps:
-            ctx.set(i_payload, left[-1])
-            offered = True
-        ctx.set(ports.i.valid, offered)
-        ready = rng.random() >= stalls
-        ctx.set(ports.o.ready, ready)
-        valid = bool(ctx.get(ports.o.valid))
-        payload = int(ctx.get(o_payload))
-        assert held is None or (valid and held == payload), f"{profile}: payload must be held until it is taken"
-        assert never is None or not ctx.get(never), f"{profile}: what must never be is, in cycle {cycle}"
-        if offered and ctx.get(ports.i.ready):
-            run.sent.append(cycle)
-            left.pop()
-            offered = False
-        held = payload if valid and not ready else None
-        if valid and ready:
-            run.payloads.append(payload)
-            run.cycles.append(cycle)
-        if watch is not None and ctx.get(watch):
-            run.watched.append(cycle)
-        after -= len(run.payloads) >= count
-        await ctx.tick()
-        cycle += 1
+@dataclass(slots=True)
+class StreamBench:
+    """One run of `run_profiles`; it looks for beats too many in the ``after`` cycles after the last."""
+
+    ports: Any
+    beats: Sequence[int]
+    count: int
+    profile: str = "none"
+    limit: int = 20_000
+    seed: int = 1
+    watch: Value | None = None
+    never: Value | None = None
+    after: int = 50
+    run: Run = field(default_factory=Run)
+
+    async def __call__(self, ctx: Any) -> None:
+        rng = random.Random(self.seed)
+        gaps = 0.5 if self.profile in ("input gaps", "both") else 0.0
+        stalls = 0.5 if self.profile in ("output stalls", "both") else 0.0
+        run, i, o = self.run, self.ports.i, self.ports.o
+        i_payload, o_payload = Value.cast(i.payload), Value.cast(o.payload)
+        left = list(reversed(self.beats))
+        offered = False
+        held = None
+        cycle = 0
+        after = self.after
+        while after:
+            seen = f"{self.profile}: {len(run.payloads)} of {self.count} outputs after {cycle} cycles"
+            assert cycle < self.limit, seen
+            if left and not offered and rng.random() >= gaps:
+                ctx.set(i_payload, left[-1])
+                offered = True
+            ctx.set(i.valid, offered)
+            ready = rng.random() >= stalls
+            ctx.set(o.ready, ready)
+            valid = bool(ctx.get(o.valid))
+            payload = int(ctx.get(o_payload))
+            assert held is None or (valid and held == payload), f"{seen}: a beat must be held until it is taken"
+            assert self.never is None or not ctx.get(self.never), f"{seen}: what must never be is"
+            if offered and ctx.get(i.ready):
+                run.sent.append(cycle)
+                left.pop()
+                offered = False
+            held = payload if valid and not ready else None
+            if valid and ready:
+                run.payloads.append(payload)
+                run.cycles.append(cycle)
+            if self.watch is not None and ctx.get(self.watch):
+                run.watched.append(cycle)
+            after -= len(run.payloads) >= self.count
+            await ctx.tick()
+            cycle += 1
+        assert len(run.payloads) == self.count, f"{self.profile}: {len(run.payloads)} outputs instead of {self.count}"
+
+
+def run_blocked(dut: Any, queue: Any, beats: Sequence[int], count: int, patience: int) -> tuple[int, list[int]]:
+    """Take nothing until ``patience`` cycles pass in which ``queue`` is given nothing, then everything.
+
+    Returns how many words the queue was given before the first was taken, and all ``count`` payloads. The queue must
+    have room for each.
+    """
+    stored: list[int] = []
+    payloads: list[int] = []
+
+    async def bench(ctx: Any) -> None:
+        left = list(reversed(beats))
+        quiet = cycle = 0
+        while len(payloads) < count:
+            assert cycle < 20_000, f"{len(payloads)} of {count} outputs after {cycle} cycles"
+            ctx.set(dut.i.valid, bool(left))
+            if left:
+                ctx.set(Value.cast(dut.i.payload), left[-1])
+                if ctx.get(dut.i.ready):
+                    left.pop()
+            quiet += 1
+            if ctx.get(queue.i.valid):
+                assert ctx.get(queue.i.ready), f"no room in cycle {cycle}"
+                stored.append(cycle)
+                quiet = 0
+            if stored and quiet == patience and not ctx.get(dut.o.ready):
+                ctx.set(dut.o.ready, 1)
+                stored.append(-1)
+            if ctx.get(dut.o.valid) and ctx.get(dut.o.ready):
+                payloads.append(int(ctx.get(Value.cast(dut.o.payload))))
+            await ctx.tick()
+            cycle += 1
+
+    simulate(dut, bench)
+    return stored.index(-1), payloads
 
 
 def run_clocked(

@@ -9,10 +9,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from amaranth.hdl import Value
+from amaranth.hdl import ResetInserter, Signal, Value
 
 from convfold.hdl.conv import ConvParams, Credits
-from tests.hdl.bench import PROFILES, Run, look_inside, run_clocked, run_profiles, simulate, unpack
+from tests.hdl.bench import PROFILES, Bench, Run, StreamBench, look_inside, run_blocked, run_clocked, run_profiles, simulate, unpack
 from tests.hdl.conv_cases import CASES, CHOSEN, SAME, ConvCase, ConvStage, make_stage
 
 
@@ -127,35 +127,40 @@ def test_an_output_that_waits_long(name: str) -> None:
     expected = stage.output_beats(images)
     beats = stage.beats(images)
     dut = stage.create()
-    queue = look_inside(dut).queue
-    stored = 0
-    taken: list[int] = []
-
-    async def bench(ctx: Any) -> None:
-        nonlocal stored
-        left = list(reversed(beats))
-        quiet = 0
-        for _ in range(20_000):
-            ctx.set(dut.i.valid, bool(left))
-            if left:
-                ctx.set(Value.cast(dut.i.payload), left[-1])
-            if left and ctx.get(dut.i.ready):
-                left.pop()
-            stored += ctx.get(queue.i.valid)
-            assert not ctx.get(queue.i.valid) or ctx.get(queue.i.ready)
-            quiet = 0 if ctx.get(dut.o_issue) else quiet + 1
-            if not taken and quiet == params.window.row_cycles + params.latency + params.pes:
-                assert params.queue.depth_words - params.pes < stored <= params.queue.depth_words
-                ctx.set(dut.o.ready, 1)
-            if ctx.get(dut.o.valid) and ctx.get(dut.o.ready):
-                taken.append(ctx.get(Value.cast(dut.o.payload)))
-            if len(taken) == len(expected):
-                return
-            await ctx.tick()
-
-    simulate(dut, bench)
-    seen = [unpack(payload, params.out_bits, params.out_signed, params.rows) for payload in taken]
+    patience = params.window.row_cycles + params.latency + params.pes
+    stored, payloads = run_blocked(dut, look_inside(dut).queue, beats, len(expected), patience)
+    assert params.queue.depth_words - params.pes < stored <= params.queue.depth_words
+    seen = [unpack(payload, params.out_bits, params.out_signed, params.rows) for payload in payloads]
     assert [values[: len(part)] for values, part in zip(seen, expected, strict=True)] == expected
+
+
+@pytest.mark.parametrize("name", ["serial requantizer", "kernel at once", "classes", "dense, two frames in the ring"])
+def test_a_reset_forgets_everything(name: str) -> None:
+    """Wherever it comes in a frame, one cycle of it; only memories and data keep what they held."""
+    stage = make_stage(CHOSEN[name])
+    images = stage.random_frames(1)
+    expected = stage.output_beats(images)
+    dut = stage.create()
+    reset = Signal()
+
+    def bench(cycles: int) -> Bench:
+        async def run(ctx: Any) -> None:
+            ctx.set(dut.i.valid, 1)
+            for n in range(cycles):
+                ctx.set(Value.cast(dut.i.payload), random.getrandbits(8))
+                ctx.set(dut.o.ready, n % 3 == 0)
+                await ctx.tick()
+            ctx.set(reset, 1)
+            await ctx.tick()
+            ctx.set(reset, 0)
+            await stream(ctx)
+            seen = [unpack(p, stage.params.out_bits, stage.params.out_signed, stage.params.rows) for p in stream.run.payloads]
+            assert [values[: len(part)] for values, part in zip(seen, expected, strict=True)] == expected
+
+        stream = StreamBench(dut, stage.beats(images), len(expected))
+        return run
+
+    simulate(ResetInserter(reset)(dut), *(bench(cycles) for cycles in (1, 17, 60, 111, 160)))
 
 
 def test_credits() -> None:

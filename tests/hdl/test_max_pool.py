@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from convfold.hdl.max_pool import MaxPoolParams
 from convfold.hdl.window import WindowParams
-from tests.hdl.bench import PROFILES, Run, look_inside, pack, run_profiles, unpack
+from tests.hdl.bench import PROFILES, Run, look_inside, pack, run_blocked, run_profiles, unpack
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -113,6 +113,22 @@ def test_ii_and_frame_cycles(name: str) -> None:
     per_frame = len(run.cycles) // 3
     assert run.cycles[per_frame] - run.cycles[0] == params.frame_cycles
     assert run.watched == list(range(run.watched[0], run.watched[0] + 3 * params.frame_cycles))
+
+
+@pytest.mark.parametrize("name", ["2×2", "3×3 everywhere", "1×1"])
+def test_an_output_that_waits_long(name: str) -> None:
+    """The stage fills its queue to the last place, stops, and goes on as if nothing had happened."""
+    params = CASES[name]
+    window = params.window
+    images = random_images(params, 3)
+    expected = beats_of(params, [definition(params, image) for image in images])
+    sent = [pack(part, window.bits) for part in beats_of(params, images)]
+    dut = params.create()
+    patience = window.row_cycles + params.latency + 10
+    stored, payloads = run_blocked(dut, look_inside(dut).queue, sent, len(expected), patience)
+    assert stored == params.queue.depth_words
+    seen = [unpack(payload, window.bits, window.signed, window.lanes) for payload in payloads]
+    assert [values[: len(part)] for values, part in zip(seen, expected, strict=True)] == expected
 
 
 def test_enough_stages_are_paced() -> None:

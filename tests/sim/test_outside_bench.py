@@ -19,7 +19,7 @@ from convfold.sim import golden
 from tests.networks import Network, small_simulator
 
 HERE = Path(__file__).parent
-BENCH = HERE / "bench_outside.py"
+BENCH = HERE / "outside_bench.py"
 DIGITS = HERE.parents[1] / "examples" / "digits"
 
 
@@ -48,7 +48,8 @@ def drive(compiled: Compiled, folder: Path, frames: int) -> BenchRun:
 
 
 def failures(run: BenchRun) -> list[str]:
-    return [f"{result.name}: {result.message}" for result in run.results if not result.passed]
+    """Each failed test with the first line of what it said."""
+    return [f"{result.name}: {result.message.splitlines()[0]}" for result in run.results if not result.passed]
 
 
 def test_the_bench_knows_nothing_of_ours() -> None:
