@@ -11,6 +11,7 @@ from typing import Any
 
 from .targets import get_target
 from .tools.flow import implement
+from .tools.nextpnr import find_nextpnr
 
 __all__ = ["synthesize_build"]
 
@@ -31,6 +32,7 @@ def synthesize_build(
     *Raises* ``CompileError`` for a target that is no device, ``ToolError`` where a tool is missing or fails.
     """
     target = get_target(manifest["target"])
+    nextpnr = find_nextpnr(target)
     work = folder / "synthesis"
     work.mkdir(exist_ok=True)
     began = time.monotonic()
@@ -42,6 +44,7 @@ def synthesize_build(
         freq_mhz=freq_mhz,
         seed=seed,
         speed=speed,
+        nextpnr=nextpnr,
         progress=progress,
     )
     route = done.route

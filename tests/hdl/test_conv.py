@@ -12,7 +12,18 @@ import pytest
 from amaranth.hdl import ResetInserter, Signal, Value
 
 from convfold.hdl.conv import ConvParams, Credits
-from tests.hdl.bench import PROFILES, Bench, Run, StreamBench, look_inside, run_blocked, run_clocked, run_profiles, simulate, unpack
+from tests.hdl.bench import (
+    PROFILES,
+    Bench,
+    Run,
+    StreamBench,
+    look_inside,
+    run_blocked,
+    run_clocked,
+    run_profiles,
+    simulate,
+    unpack,
+)
 from tests.hdl.conv_cases import CASES, CHOSEN, SAME, ConvCase, ConvStage, make_stage
 
 
@@ -75,6 +86,7 @@ PACED = {
     for name, case in CASES.items()
     for window in [make_stage(replace(case, ring=0)).params.window]
     if all(window.row_cycles >= claimed * window.width * window.beats + 3 for claimed in window.claims)
+    and window.frame_cycles < 250
 }
 
 
@@ -98,7 +110,7 @@ def test_enough_stages_are_paced() -> None:
 
 
 @pytest.mark.parametrize("name", ["one multiplier", "kernel at once", "dense", "one step a pass"])
-@pytest.mark.parametrize("extra", [0, 1, 4])
+@pytest.mark.parametrize("extra", [0, 2])
 def test_every_ring_works(name: str, extra: int) -> None:
     case = CHOSEN[name]
     least = make_stage(replace(case, ring=None)).params.window.min_rows
@@ -160,7 +172,7 @@ def test_a_reset_forgets_everything(name: str) -> None:
         stream = StreamBench(dut, stage.beats(images), len(expected))
         return run
 
-    simulate(ResetInserter(reset)(dut), *(bench(cycles) for cycles in (1, 17, 60, 111, 160)))
+    simulate(ResetInserter(reset)(dut), *(bench(cycles) for cycles in (17, 60, 111)))
 
 
 def test_credits() -> None:
