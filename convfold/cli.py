@@ -140,8 +140,8 @@ calibration_option = click.option(
     "--calibration", type=click.Path(path_type=Path), help="Images (.npz with x) that set the ranges of all tensors."
 )
 
-error_option = click.option("--error", type=FiniteRange(0), help="Budget: error of a layer's responses, of their spread.")
-drop_option = click.option("--accuracy-drop", type=FiniteRange(0), help="Budget: points of accuracy on --test.")
+error_option = click.option("--error", type=click.FloatRange(0), help="Budget: error of a layer's responses, of their spread.")
+drop_option = click.option("--accuracy-drop", type=click.FloatRange(0), help="Budget: points of accuracy on --test.")
 
 
 @main.command("compile")

@@ -167,7 +167,7 @@ def fast(tmp_path_factory: pytest.TempPathFactory) -> tuple[Compiled, Path]:
 
 def test_simulated_cycles_are_those_of_the_manifest(fast: tuple[Compiled, Path]) -> None:
     compiled, build = fast
-    run = cosimulate(build, frames=2, simulator=small_simulator())
+    run = cosimulate(build, frames=1, simulator=small_simulator())
     assert run.passed, run.summary()
     manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
     for name in ("latency_cycles", "interval_cycles"):

@@ -193,7 +193,7 @@ def test_the_manifest_tells_the_whole_contract(builds: dict[str, Path], compiled
     assert [layer["name"] for layer in manifest["network"]][1:] == [
         *("edges", "blend", "project", "relu1", "mix", "norm", "relu2", "pool", "classify")
     ]
-    assert {"rule", "layers", "taken", "reason", "macs_before", "macs_after", "error"} == set(manifest["decisions"][0])
+    assert {"rule", "layers", "taken", "reason", "macs_before", "macs_after", "error"} <= set(manifest["decisions"][0])
     assert set(manifest["estimate"]) == {"luts", "ffs", "dsps", "brams"}
 
 

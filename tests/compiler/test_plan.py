@@ -26,7 +26,7 @@ from tests.networks import Network, compile_network, random_case
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples" / "digits"
 
-SEEDS = range(40)
+SEEDS = range(25)
 RATES = (1e3, 1e4, 5e4, 2e5, 4e5, 8e5, 1.6e6, 5e6)
 GENERIC = get_target("generic")
 

@@ -184,6 +184,14 @@ def test_a_convolution(seed: int) -> None:
     assert_exact(edge_in, [engine], edge_out)
 
 
+def test_rows_of_one_step() -> None:
+    """They take two cycles each: the shortest there are."""
+    window = WindowParams(6, 1, 2, 2, 8, False, (1, 1), (1, 1), ((0, 0), (0, 0)), rows=6)
+    engine = ConvParams(window, 3, 3, 1, 8, 24, 8, False, 24, 0, 255)
+    times = assert_exact(edges(engine)[0], [engine], edges(engine)[1])
+    assert times.interval_cycles == 12
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_max_pool(seed: int) -> None:
     engine = MaxPoolParams(random_window(random.Random(100 + seed), channelwise=True))

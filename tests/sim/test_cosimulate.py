@@ -107,7 +107,7 @@ def build(sound: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sound, tmp_path / "build", ignore=shutil.ignore_patterns("sim_build")))
 
 
-def simulate(build: Path, frames: int = 3) -> tuple[int, str]:
+def simulate(build: Path, frames: int = 2) -> tuple[int, str]:
     """``convfold simulate``: exit status and output."""
     arguments = ["simulate", str(build), "--frames", str(frames), "--simulator", small_simulator()]
     result = CliRunner().invoke(main, arguments)
@@ -144,9 +144,9 @@ def test_a_sound_build_passes(build: Path) -> None:
     assert re.search(r"^passed: 6 tests passed \((icarus|verilator) ", output, re.MULTILINE)
     manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["simulation"]["passed"] is True
-    assert manifest["simulation"]["frames"] == 12
+    assert manifest["simulation"]["frames"] == 8
     runs = [manifest["simulation"]]
-    runs += [cosimulate(build, frames=3, seed=seed, simulator=small_simulator()).record for seed in (1, 2)]
+    runs += [cosimulate(build, frames=2, seed=seed, simulator=small_simulator()).record for seed in (1, 2)]
     cycles = [[profile["cycles"] for profile in run["profiles"]] for run in runs]
     assert cycles[0] == cycles[1] != cycles[2]
     assert [run["seed"] for run in runs] == [1, 1, 2]
@@ -160,7 +160,7 @@ def test_one_flipped_bit_of_a_rom_is_found(build: Path) -> None:
     assert status == 1
     found = DIFFERS.search(output)
     assert found is not None, output
-    assert int(found[1]) <= int(found[2]) and int(found[4]) < 3
+    assert int(found[1]) <= int(found[2]) and int(found[4]) < 2
     assert "failed: no_stalls: " in output
     manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["simulation"]["passed"] is False
