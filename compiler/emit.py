@@ -24,6 +24,7 @@ from .graph import Certificate, Decision, Graph, MaxPool, QConv2D, node_macs
 from .numbers import Format
 from .plan import Plan, Stage
 from .targets import get_target
+from .tools.flow import WRAPPER
 from .tools.yosys import find_yosys, rtlil_to_verilog
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _PORTS = (
     *("clk", "rst", "error"),
     *(f"{side}_axis_{wire}" for side in "sm" for wire in ("tdata", "tvalid", "tready", "tlast")),
 )
+_CELLS = re.compile(rf"DP16KD|MULT18X18D|{WRAPPER}|(?:SB|TRELLIS|ICESTORM)(?:_\w*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def accelerator_source(emission: Emission) -> str:
     return render(
         "accelerator.py.j2",
         name=plan.graph.name,
-        top=plan.graph.name,
+        top=_top(plan.graph),
         target=plan.target.name,
         version=VERSION,
         source=_plain(emission.source.name),
@@ -159,6 +161,11 @@ def _classes(params: DataclassInstance) -> set[type]:
 
 def _is_params(value: object) -> TypeGuard[DataclassInstance]:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _top(graph: Graph) -> str:
+    """The top module: called after the network, unless a port, a cell of a chip or the frame for synthesis is called so."""
+    return f"{graph.name}_top" if graph.name in _PORTS or _CELLS.fullmatch(graph.name) else graph.name
 
 
 def _plain(name: str) -> str:
@@ -291,7 +298,7 @@ def manifest(emission: Emission) -> dict[str, Any]:
     proofs = tuple(dict.fromkeys(d.certificate for d in graph.decisions if d.certificate is not None))
     return {
         "name": graph.name,
-        "top": graph.name,
+        "top": _top(graph),
         "clock": "clk",
         "reset": "rst",
         "target": plan.target.name,
