@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CompileError
-from .numbers import Format
+from .numbers import MIN_BITS, Format
 
 Shape = tuple[int, int, int]
 Pair = tuple[int, int]
@@ -26,6 +26,8 @@ Padding = tuple[Pair, Pair]
 Array = NDArray[np.float64] | NDArray[np.int64]
 FoldRule = Literal["auto", "force", "forbid"]
 DepthOrder = Literal["DCR", "CRD"]
+Rounding = Literal["native", "tflite", "float32", "float64"]
+"""Which definition turns an accumulator into the next layer's integers: see `convfold.compiler.rounding`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,44 @@ class Upsample(Linear):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceToDepth(Linear):
+    """The inverse of `DepthToSpace` of the same ``block`` and ``order``."""
+
+    block: Pair
+    order: DepthOrder = "DCR"
+
+    op = "space_to_depth"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pad(Linear):
+    """``value`` all round the map: ``padding`` rows at top and bottom, columns left and right."""
+
+    padding: Padding
+    value: float = 0.0
+
+    op = "pad"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crop(Linear):
+    """The map without ``cropping`` rows at top and bottom, columns left and right."""
+
+    cropping: Padding
+
+    op = "crop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reshape(Linear):
+    """The same samples in the same (H, W, C) order, as a map of ``shape``."""
+
+    shape: Shape
+
+    op = "reshape"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dropout(Linear):
     """The identity: what dropout is once a network is trained."""
 
@@ -260,25 +300,148 @@ class MaxPool(Node):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pointwise(Node):
+    """A function of each sample, by name, with its ``parameters``; `convfold.compiler.functions` defines them all."""
+
+    function: str
+    parameters: tuple[float, ...] = ()
+
+    op = "pointwise"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prelu(Node):
+    """``x`` where it is positive, ``slope · x`` where not, per channel; array ``NAME.slope (C,)``."""
+
+    op = "prelu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multiply(Node):
+    """The product of two tensors of one shape, sample by sample."""
+
+    op = "multiply"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArgMax(Node):
+    """The number of the greatest channel at every pixel, the first among equals. Works on reals and on raw integers alike."""
+
+    op = "argmax"
+
+
+# Integer nodes. Each has ``low … high``, the limits of its output in raw steps (a rectifier included), and ``format``.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QConv2D(Node):
-    """Integer convolution, requantized: ``y = requantize(b + Σ w·x_raw, m, shift, zero point, low, high)``.
+    """Integer convolution, requantized: ``y = clamp(round(b + Σ w·x_raw) + zero point, low, high)``.
 
     Arrays ``NAME.w (R,C,O,kh,kw,I)``, ``NAME.b (R,C,O)`` (already less ``zero_point · Σw`` of the input, so padded taps carry
-    the input's zero point), ``NAME.m (O,)``. ``low … high`` are the output's limits in raw steps, a rectifier included.
-    ``op`` in the user's words ("conv2d" or "dense") is ``kind``.
+    the input's zero point), and those of its ``rounding``:
+
+    * ``native``: ``NAME.m (O,)``, with the one ``shift`` of all channels: ``(acc·m + 2**(shift-1)) >> shift``;
+    * ``tflite``: ``NAME.m (O,)`` of 31 bits and ``NAME.s (O,)``, the exponent (negative: to the right);
+    * ``float32``, ``float64``: ``NAME.scale (O,)``, the product in that precision, then half to even.
+
+    ``groups`` and ``dilation`` as in `Conv2D`. ``op`` in the user's words ("conv2d", "dense") is ``kind``.
     """
 
     stride: Pair
     padding: Padding
     classes: BorderClasses
-    shift: int
     low: int
     high: int
     format: Format
     weight_bits: int
+    shift: int = 0
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    rounding: Rounding = "native"
     kind: str = "conv2d"
 
     op = "qconv2d"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QAveragePool(Node):
+    """The mean of each window of integers.
+
+    ``native``: ``floor(Σ x / n + 1/2)``; ``tflite``: ``Σ x / n`` rounded to the nearest, ties away from zero; both in the
+    input's own format. ``float32``, ``float64``: ``half_even(Σ (x - zero point) · ratio / n) + zero point``, in that precision
+    (``ratio / n`` is rounded first). ``n`` counts as in `AveragePool`; padded samples are the input's zero point.
+    """
+
+    kernel: Pair
+    stride: Pair
+    padding: Padding
+    count_include_pad: bool
+    low: int
+    high: int
+    format: Format
+    rounding: Rounding = "native"
+    ratio: float = 1.0
+
+    op = "qaverage_pool"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QAdd(Node):
+    """The sum of two tensors of one shape, each with a factor of its own (a negative one subtracts).
+
+    With ``a`` and ``b`` the raw samples less their zero points:
+
+    * ``native``: ``(a·m0 + b·m1 + 2**(shift-1)) >> shift``, where ``multipliers`` is ``((m0, 0), (m1, 0))``;
+    * ``tflite``: ``multipliers`` is ``((m0, s0), (m1, s1), (m2, s2))``, ``shift`` the left shift (20 for int8):
+      ``scaled(scaled(a << shift, m0, s0) + scaled(b << shift, m1, s1), m2, s2)``;
+    * ``float32``: ``half_even(a·ratios[0] + b·ratios[1])``, each step in that precision; ``float64`` likewise.
+    """
+
+    low: int
+    high: int
+    format: Format
+    rounding: Rounding = "native"
+    multipliers: tuple[Pair, ...] = ()
+    ratios: tuple[float, ...] = ()
+    shift: int = 0
+
+    op = "qadd"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QMultiply(Node):
+    """The product of two tensors of one shape, both less their zero points, requantized.
+
+    ``native``: ``multiplier = (m, 0)`` and ``shift``; ``tflite``: ``multiplier = (m, s)``; ``float32``, ``float64``: ``ratio``.
+    """
+
+    low: int
+    high: int
+    format: Format
+    rounding: Rounding = "native"
+    multiplier: Pair = (0, 0)
+    ratio: float = 1.0
+    shift: int = 0
+
+    op = "qmultiply"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QTable(Node):
+    """Any function of one sample, looked up: ``y = table[c or 0, x_raw - min_raw]``.
+
+    Array ``NAME.table (1 or C, 2**bits of the input)``, raw values of ``format``; one row a channel, or one for all.
+    ``function`` says what it stands for, for those who read the result.
+    """
+
+    format: Format
+    function: str
+
+    op = "qtable"
+
+
+# These have a format of their own; all other nodes keep their input's.
+Quantized = QConv2D | QAveragePool | QAdd | QMultiply | QTable
 
 
 # ---------------------------------------------------------------------------------------------------------------- graph
@@ -318,10 +481,21 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Softmax:
+    """What the host computes from an output of the engine: ``exp(beta·x) / Σ exp(beta·x)`` over the channels.
+
+    With ``format`` the result is integers again, as tflite-micro computes them.
+    """
+
+    beta: float = 1.0
+    format: Format | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """Nodes in topological order, the tensors that leave, and read-only weights.
 
-    ``shapes`` is derived: the ``(H, W, C)`` of every tensor. Change a graph with `dataclasses.replace`.
+    ``heads`` names what the host library adds to an output (`Softmax`), by the output's name. ``shapes`` is derived: the ``(H, W, C)`` of every tensor. Change a graph with `dataclasses.replace`.
     """
 
     name: str
@@ -330,6 +504,7 @@ class Graph:
     weights: Mapping[str, Array] = field(compare=False)
     labels: tuple[str, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    heads: tuple[tuple[str, Softmax], ...] = ()
     shapes: Mapping[str, Shape] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -349,7 +524,7 @@ class Graph:
 
     def kernel(self, node: Node) -> Pair:
         """The window of a convolution or a pool."""
-        if isinstance(node, MaxPool):
+        if isinstance(node, MaxPool | AveragePool | QAveragePool):
             return node.kernel
         kh, kw = self.weights[f"{node.name}.w"].shape[3:5]
         return kh, kw
@@ -369,8 +544,11 @@ class Graph:
     def format_of(self, name: str) -> Format:
         """The integer format of a tensor of a quantized graph."""
         node = self.node(name)
-        while not isinstance(node, Input | QConv2D):  # a pool keeps its input's
+        while not isinstance(node, Input | Quantized | ArgMax):  # what only moves samples, or picks one, keeps its input's
             node = self.node(node.inputs[0])
+        if isinstance(node, ArgMax):
+            bits = (self.shapes[node.inputs[0]][2] - 1).bit_length()
+            return Format(max(bits, MIN_BITS), False, 1.0)
         if node.format is None:
             raise ValueError(f"tensor must be quantized, not {name!r}")
         return node.format
@@ -394,13 +572,12 @@ def _attributes(graph: Graph, node: Node) -> Iterator[str]:
         yield f"{kh}×{kw}"
         yield f"stride {node.stride[0]}×{node.stride[1]}" if node.stride != (1, 1) else ""
         yield f"padding {node.padding}" if node.padding != ((0, 0), (0, 0)) else ""
-        if isinstance(node, Conv2D):
-            yield f"dilation {node.dilation[0]}×{node.dilation[1]}" if node.dilation != (1, 1) else ""
-            yield f"groups {node.groups}" if node.groups != 1 else ""
+        yield f"dilation {node.dilation[0]}×{node.dilation[1]}" if node.dilation != (1, 1) else ""
+        yield f"groups {node.groups}" if node.groups != 1 else ""
         yield f"classes {len(node.classes.rows)}×{len(node.classes.cols)}" if node.classes.count > 1 else ""
-    elif isinstance(node, MaxPool | AveragePool):
+    elif isinstance(node, MaxPool | AveragePool | QAveragePool):
         yield f"{node.kernel[0]}×{node.kernel[1]}, stride {node.stride[0]}×{node.stride[1]}"
-        if isinstance(node, AveragePool):
+        if not isinstance(node, MaxPool):
             yield f"padding {node.padding}" if node.padding != ((0, 0), (0, 0)) else ""
             yield "padding counts" if node.count_include_pad else ""
     elif isinstance(node, Clip):
@@ -409,15 +586,26 @@ def _attributes(graph: Graph, node: Node) -> Iterator[str]:
         yield f"{node.start} … {node.stop - 1}"
     elif isinstance(node, ChannelShuffle):
         yield f"groups {node.groups}"
-    elif isinstance(node, DepthToSpace):
+    elif isinstance(node, DepthToSpace | SpaceToDepth):
         yield f"{node.block[0]}×{node.block[1]}, {node.order}"
     elif isinstance(node, Upsample):
         yield f"{node.factor[0]}×{node.factor[1]}"
     elif isinstance(node, Pca):
         yield "whiten" if node.whiten else ""
+    elif isinstance(node, Pad):
+        yield f"{node.padding}, value {node.value:g}"
+    elif isinstance(node, Crop):
+        yield str(node.cropping)
+    elif isinstance(node, Pointwise):
+        yield node.function
+        yield from (f"{parameter:g}" for parameter in node.parameters)
+    elif isinstance(node, QTable):
+        yield node.function
     if isinstance(node, Linear):
         yield f"fold {node.fold}" if node.fold != "auto" else ""
-    if isinstance(node, QConv2D | Input) and node.format is not None:
+    if isinstance(node, QConv2D | QAveragePool | QAdd | QMultiply):
+        yield node.rounding if node.rounding != "native" else ""
+    if isinstance(node, Quantized | Input) and node.format is not None:
         yield str(node.format)
 
 
@@ -452,18 +640,19 @@ def node_shape(node: Node, inputs: tuple[Shape, ...], weights: Mapping[str, Arra
             return node.shape
         case Conv2D() | QConv2D():
             _, _, outputs, kh, kw, _ = weights[f"{node.name}.w"].shape
-            dilation = node.dilation if isinstance(node, Conv2D) else (1, 1)
-            extent = window_extent(kh, dilation[0]), window_extent(kw, dilation[1])
+            extent = window_extent(kh, node.dilation[0]), window_extent(kw, node.dilation[1])
             return (*_windows(node, inputs[0], extent, node.stride, node.padding), outputs)
-        case MaxPool() | AveragePool():
+        case MaxPool() | AveragePool() | QAveragePool():
             return (*_windows(node, inputs[0], node.kernel, node.stride, node.padding), inputs[0][2])
         case Dense():
             return 1, 1, weights[f"{node.name}.w"].shape[0]
         case Pca():
             return inputs[0][0], inputs[0][1], weights[f"{node.name}.components"].shape[0]
-        case BatchNorm() | ScaleBias() | Clip() | Dropout():
+        case BatchNorm() | ScaleBias() | Clip() | Dropout() | Pointwise() | Prelu() | QTable():
             return inputs[0]
-        case Add():
+        case ArgMax():
+            return inputs[0][0], inputs[0][1], 1
+        case Add() | Multiply() | QAdd() | QMultiply():
             return _same_size(node, inputs, 3)
         case Concat():
             return (*_same_size(node, inputs, 2)[:2], sum(shape[2] for shape in inputs))
@@ -496,17 +685,33 @@ def _moved(node: Node, shape: Shape) -> Shape:
         case DepthToSpace():
             parts = node.block[0] * node.block[1]
             return height * node.block[0], width * node.block[1], _share(node, channels, parts, "samples a block")
+        case SpaceToDepth():
+            rows = _share(node, height, node.block[0], "rows a block", "rows")
+            cols = _share(node, width, node.block[1], "columns a block", "columns")
+            return rows, cols, channels * node.block[0] * node.block[1]
         case Upsample():
             return height * node.factor[0], width * node.factor[1], channels
+        case Pad():
+            return height + sum(node.padding[0]), width + sum(node.padding[1]), channels
+        case Crop():
+            height, width = height - sum(node.cropping[0]), width - sum(node.cropping[1])
+            if height < 1 or width < 1:
+                raise CompileError(node.source, f"nothing is left of its {shape[0]}×{shape[1]} input", "crop less")
+            return height, width, channels
+        case Reshape():
+            if math.prod(node.shape) != math.prod(shape) or min(node.shape) < 1:
+                wanted, given = ("×".join(map(str, size)) for size in (node.shape, shape))
+                raise CompileError(node.source, f"{given} samples cannot be {wanted}", "keep the number of samples")
+            return node.shape
         case Flatten():
             return 1, 1, math.prod(shape)
     raise TypeError(f"node must be a known operator, not {node!r}")
 
 
-def _share(node: Node, channels: int, parts: int, what: str) -> int:
-    if parts < 1 or channels % parts:
-        raise CompileError(node.source, f"{channels} channels cannot be cut into {parts} {what}", "choose a divisor")
-    return channels // parts
+def _share(node: Node, size: int, parts: int, what: str, unit: str = "channels") -> int:
+    if parts < 1 or size % parts:
+        raise CompileError(node.source, f"{size} {unit} cannot be cut into {parts} {what}", "choose a divisor")
+    return size // parts
 
 
 def infer_shapes(nodes: tuple[Node, ...], weights: Mapping[str, Array]) -> dict[str, Shape]:

@@ -1,0 +1,1 @@
+"""Networks that other tools made, brought onto our graph."""
