@@ -28,8 +28,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from .evaluate import apply_node, evaluate, normalization, projection, real_array
+from .functions import IMAGES, TURNS
 from .graph import (
     Add,
+    ArgMax,
     Array,
     AveragePool,
     BatchNorm,
@@ -38,6 +40,7 @@ from .graph import (
     Clip,
     Concat,
     Conv2D,
+    Crop,
     Dense,
     DepthToSpace,
     Dropout,
@@ -46,10 +49,16 @@ from .graph import (
     Input,
     Linear,
     MaxPool,
+    Multiply,
     Node,
+    Pad,
     Pca,
+    Pointwise,
+    Prelu,
+    Reshape,
     ScaleBias,
     Slice,
+    SpaceToDepth,
     Upsample,
     node_macs,
 )
@@ -64,6 +73,9 @@ VALUES = 1 << 25
 UNIT = 2.0**-53
 """Half the distance from 1 to the next float64: what one operation loses at most."""
 Weighted = Conv2D | Dense | ScaleBias
+Opaque = Pointwise | Prelu | Multiply | ArgMax
+"""What affine forms see only the interval of: a new symbol for each of its values."""
+_MOVERS = (Slice, ChannelShuffle, DepthToSpace, SpaceToDepth, Pad, Crop, Reshape, Dropout, Flatten)
 SAMPLES = 6
 """Inputs of each kind on which a question is tried before any work goes into its proof."""
 
@@ -98,11 +110,12 @@ def find_bounds(graph: Graph, wanted: Collection[str] | None = None) -> dict[str
     forms = _Forms(graph, max((n for n, node in enumerate(graph.nodes) if node.name in wanted), default=-1))
     parts = _Parts(graph)
     bounds: dict[str, Bounds] = {}
-    for n, node in enumerate(graph.nodes):
-        box = _interval(graph, parts, node, [bounds[name] for name in node.inputs])
-        bounds[node.name] = box
-        if n <= forms.last:
-            bounds[node.name] = _tighter(box, forms.step(n, parts, bounds))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is bounded by nothing
+        for n, node in enumerate(graph.nodes):
+            box = _interval(graph, parts, node, [bounds[name] for name in node.inputs])
+            bounds[node.name] = box
+            if n <= forms.last:
+                bounds[node.name] = _tighter(box, forms.step(n, parts, bounds))
     return bounds
 
 
@@ -202,9 +215,14 @@ def _slack(graph: Graph, node: Linear) -> float:
 
 
 def _bias(graph: Graph, parts: _Parts, node: Linear) -> RealArray:
-    shape = graph.shapes[node.inputs[0] if isinstance(node, Weighted) else node.name]
-    zero_hwc = np.zeros(shape)
-    return apply_node(parts.biases, node, (zero_hwc[None],))[0] if isinstance(node, Weighted) else zero_hwc
+    if isinstance(node, Weighted | Pad):
+        return apply_node(parts.biases, node, (np.zeros((1, *graph.shapes[node.inputs[0]])),))[0]
+    return np.zeros(graph.shapes[node.name])
+
+
+def _unbiased(node: Linear) -> Linear:
+    """The node whose weights, without their biases, are all that it adds."""
+    return replace(node, value=0.0) if isinstance(node, Pad) else node
 
 
 # ------------------------------------------------------------------------------------------------------------ intervals
@@ -217,6 +235,7 @@ def _interval(graph: Graph, parts: _Parts, node: Node, inputs: list[Bounds]) -> 
             return Bounds(np.full(node.shape, node.low), np.full(node.shape, node.high), "exact")
         case Linear():
             both = list(zip(lows, highs, strict=True))
+            bias, node = _bias(graph, parts, node), _unbiased(node)
             up = tuple(np.stack([low, high, np.abs(low), np.abs(high)]) for low, high in both)
             ends = apply_node(parts.plus, node, up)
             if isinstance(node, Weighted):
@@ -224,7 +243,6 @@ def _interval(graph: Graph, parts: _Parts, node: Node, inputs: list[Bounds]) -> 
                 down = apply_node(parts.minus, node, (np.stack([high, low, np.abs(high), np.abs(low)]),))
                 ends = ends + down * np.array([1, 1, -1, -1])[:, None, None, None]
             (least, most), terms = ends[:2], ends[2:]
-            bias = _bias(graph, parts, node)
             # A bias alone is exact, and so is a sum of zeros.
             lost = np.where(terms > 0, _slack(graph, node) * (terms + np.abs(bias)), 0.0)
             moved = _slack(graph, node) == 0 and inputs[0].method == "exact"
@@ -233,12 +251,39 @@ def _interval(graph: Graph, parts: _Parts, node: Node, inputs: list[Bounds]) -> 
         case Clip() | MaxPool():  # both keep the order of numbers, and lose nothing
             low, high = apply_node(graph, node, (np.stack([*lows, *highs]),))
             return Bounds(low, high, "intervals")
+        case Pointwise() | Prelu():
+            return _bent(graph, node, inputs[0])
+        case Multiply():
+            corners = np.stack([a * b for a in (lows[0], highs[0]) for b in (lows[1], highs[1])])
+            corners = np.where(np.isnan(corners), 0.0, corners)  # zero times anything, however great
+            lost = 4 * UNIT * np.abs(corners).max(axis=0)
+            least = corners.min(axis=0) - lost
+            if node.inputs[0] == node.inputs[1]:
+                least = np.maximum(least, 0.0)
+            return Bounds(least, corners.max(axis=0) + lost, "intervals")
+        case ArgMax():
+            shape, channels = graph.shapes[node.name], graph.shapes[node.inputs[0]][2]
+            return Bounds(np.zeros(shape), np.full(shape, channels - 1.0), "intervals")
     raise TypeError(f"node must be an operator on reals, not {node!r}")
+
+
+def _bent(graph: Graph, node: Pointwise | Prelu, box: Bounds) -> Bounds:
+    """A function of each sample: its values at both ends, and where it turns round between them."""
+    turn = 0.0 if isinstance(node, Prelu) else TURNS.get(node.function, math.inf)
+    image = (-math.inf, math.inf) if isinstance(node, Prelu) else IMAGES.get(node.function, (-math.inf, math.inf))
+    parameters = () if isinstance(node, Prelu) else node.parameters
+    between = np.where((box.low_hwc < turn) & (turn < box.high_hwc), turn, box.low_hwc)
+    ends = apply_node(graph, node, (np.stack([box.low_hwc, between, box.high_hwc]),))
+    size = np.abs(ends).max(axis=0) + np.maximum(np.abs(box.low_hwc), np.abs(box.high_hwc))
+    lost = 16 * UNIT * (1 + sum(map(abs, parameters))) * (1 + size)
+    least, most = ends.min(axis=0) - lost, ends.max(axis=0) + lost
+    least, most = (np.where(np.isnan(side), end, side) for side, end in ((least, -math.inf), (most, math.inf)))
+    return Bounds(np.clip(least, *image), np.clip(most, *image), "intervals")
 
 
 def _is_input(graph: Graph, node: Node) -> bool:
     """Whether a tensor is the input or a part of it, each value once: then each is free, whatever the others are."""
-    while isinstance(node, Slice | ChannelShuffle | DepthToSpace | Dropout | Flatten):
+    while isinstance(node, _MOVERS):
         node = graph.node(node.inputs[0])
     return isinstance(node, Input)
 
@@ -292,7 +337,7 @@ def _middle(box: Bounds) -> tuple[RealArray, RealArray]:
 
 def _tighter(box: Bounds, form: _Form) -> Bounds:
     low, high = form.range()
-    both = Bounds(np.maximum(box.low_hwc, low), np.minimum(box.high_hwc, high), "affine forms")
+    both = Bounds(np.fmax(box.low_hwc, low), np.fmin(box.high_hwc, high), "affine forms")
     if form.exact or box.method == "exact":
         return replace(both, method="exact")
     better = (both.low_c > box.low_c).any() or (both.high_c < box.high_c).any()
@@ -317,7 +362,7 @@ class _Forms:
         node = self.graph.nodes[n]
         gone = {name for name, until in self.until.items() if until < n}
         inputs = [self.forms[name].without(gone) for name in node.inputs]
-        if isinstance(node, Input | Clip) or any(form.terms for form in inputs):
+        if isinstance(node, Input | Clip | Opaque) or any(form.terms for form in inputs):
             form = self._form(n, node, inputs, parts, bounds)
         else:
             form = _Form(*_middle(bounds[node.name]), {}, exact=False)
@@ -340,13 +385,16 @@ class _Forms:
                 return self._with_symbols(n, *_bend(node, inputs[0], bounds[node.inputs[0]]))
             case MaxPool():
                 return _pool(self.graph, node, inputs[0], bounds[node.inputs[0]])
+            case Pointwise() | Prelu() | Multiply() | ArgMax():
+                center, radius = _middle(bounds[node.name])
+                return self._with_symbols(n, _Form(center, np.zeros_like(center), {}, exact=False), radius)
         raise TypeError(f"node must be an operator on reals, not {node!r}")
 
     def _linear(self, node: Linear, inputs: list[_Form], parts: _Parts) -> _Form:
         def apply(graph: Graph, xs_hwc: list[RealArray]) -> RealArray:
             return np.asarray(apply_node(graph, node, tuple(x_hwc[None] for x_hwc in xs_hwc))[0])
 
-        bias = _bias(self.graph, parts, node)
+        bias, node = _bias(self.graph, parts, node), _unbiased(node)
         size = apply(parts.sizes, [np.abs(form.center_hwc) + form.spread_hwc for form in inputs])
         terms = {}
         for name, count in {name: len(terms) for form in inputs for name, terms in form.terms.items()}.items():
@@ -363,7 +411,7 @@ class _Forms:
     def _with_symbols(self, n: int, form: _Form, radius_hwc: RealArray) -> _Form:
         """A form with one more symbol a value, or with more error where that is not worth its price."""
         live = np.flatnonzero((radius_hwc > 0).any(axis=(0, 1)))
-        plan = self._plan(n, len(live)) if len(live) else None
+        plan = self._plan(n, len(live)) if len(live) and np.isfinite(radius_hwc).all() else None
         if plan is None:
             return replace(form, error_hwc=form.error_hwc + radius_hwc, exact=form.exact and not len(live))
         name = self.graph.nodes[n].name
@@ -415,9 +463,21 @@ def _reach(graph: Graph, node: Node, axis: int, spans: list[Span]) -> Span:
     match node:
         case Clip() | ScaleBias() | Add() | Concat() | Slice() | ChannelShuffle() | Dropout():
             return np.stack([first, last])
+        case Pointwise() | Prelu() | Multiply() | ArgMax():
+            return np.stack([first, last])
+        case Crop():
+            start = node.cropping[axis][0]
+            return np.stack([first, last])[:, start : start + size]
+        case SpaceToDepth():
+            step = node.block[axis]
+            return np.stack([first.reshape(-1, step).min(axis=1), last.reshape(-1, step).max(axis=1)])
         case Upsample() | DepthToSpace():
             factor = node.factor if isinstance(node, Upsample) else node.block
             return np.stack([first, last]).repeat(factor[axis], axis=1)
+        case Pad():
+            rows = np.arange(size) - node.padding[axis][0]
+            inside, rows = (0 <= rows) & (rows < source), rows.clip(0, source - 1)
+            return np.stack([np.where(inside, first[rows], last.max() + 1), np.where(inside, last[rows], -1)])
         case Conv2D() | MaxPool() | AveragePool():
             kernel = graph.weights[f"{node.name}.w"].shape[3:5] if isinstance(node, Conv2D) else node.kernel
             dilation = node.dilation[axis] if isinstance(node, Conv2D) else 1

@@ -18,11 +18,19 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from convfold.hdl.axi_stream import AxiStreamParams
+from convfold.hdl.buffer import BufferParams
 from convfold.hdl.conv import ConvParams
+from convfold.hdl.depthwise import DepthwiseParams
+from convfold.hdl.fork import ForkParams
+from convfold.hdl.lanes import LaneAdapterParams
+from convfold.hdl.max_pool import MaxPoolParams
 
-from .graph import Certificate, Decision, Graph, MaxPool, QConv2D, node_macs
-from .numbers import Format
-from .plan import Plan, Stage
+from .engines import Stage
+from .graph import Certificate, Decision, Graph, MaxPool, QAveragePool, QConv2D, QTable, Shape, Softmax, node_macs
+from .numbers import Format, IntArray
+from .pipeline import SOURCE
+from .plan import Plan
+from .schedule import Component
 from .targets import get_target
 from .tools.flow import WRAPPER
 from .tools.yosys import find_yosys, rtlil_to_verilog
@@ -37,10 +45,9 @@ _LINE = 120
 """The longest line of an emitted file."""
 _NAME_COLUMN = 20
 """Longer names stand on a line of their own."""
-_PORTS = (
-    *("clk", "rst", "error"),
-    *(f"{side}_axis_{wire}" for side in "sm" for wire in ("tdata", "tvalid", "tready", "tlast")),
-)
+_WIRES = ("tdata", "tvalid", "tready", "tlast")
+_PORT = re.compile(rf"clk|rst|error|(?:s|m\d*)_axis_(?:{'|'.join(_WIRES)})", re.IGNORECASE)
+"""The names of an accelerator's ports."""
 _CELLS = re.compile(rf"DP16KD|MULT18X18D|{WRAPPER}|(?:SB|TRELLIS|ICESTORM)(?:_\w*)?")
 
 
@@ -82,7 +89,7 @@ def emit(emission: Emission) -> dict[str, bytes]:
     """The files of the build folder by name; the front door adds vectors and the report."""
     files = {
         "accelerator.py": accelerator_source(emission).encode(),
-        "weights.npz": npz_bytes(_narrow(emission.plan.graph.weights)),
+        "weights.npz": npz_bytes(_narrow(constants(emission.plan))),
         "test_accelerator.py": bench_source(emission).encode(),
     }
     files |= {name: text.encode() for name, text in _constraints(emission).items()}
@@ -94,30 +101,43 @@ def emit(emission: Emission) -> dict[str, bytes]:
 # ----------------------------------------------------------------------------------------------------------- accelerator
 
 
+def constants(plan: Plan) -> dict[str, IntArray]:
+    """The integers that the engines are created with, ``LAYER.part``."""
+    return {f"{stage.node.name}.{part}": array for stage in plan.stages for part, array in stage.arrays.items()}
+
+
 def accelerator_source(emission: Emission) -> str:
     """``accelerator.py``: the Amaranth top with every parameter spelt out."""
     plan = emission.plan
-    names = _Names(*_PORTS, *(stage.node.name for stage in plan.stages))
-    stages = []
-    used: set[type] = {AxiStreamParams}
-    for stage in plan.stages:
-        for n, adapter in enumerate(stage.adapters):
-            stages.append(
-                {
-                    "comment": f"{adapter.channels} channels: {adapter.in_lanes} a beat to {adapter.out_lanes} a beat",
-                    "code": _submodule(names.fresh(f"{stage.node.name}_lanes{n or ''}"), "stage", adapter, ".create()"),
-                }
-            )
-            used.add(type(adapter))
-        name = stage.node.name
-        arrays = [f'weights["{name}.{part}"]' for part in "wbm"] if isinstance(stage.node, QConv2D) else []
-        instance = names.fresh(name) if name.lower() in _PORTS else name
-        code = _submodule(instance, "stage", stage.engine, f".create({', '.join(arrays)})")
-        if max(map(len, code.splitlines())) > _LINE:
-            lines = "".join(f"\n            {array}," for array in arrays)
-            code = _submodule(instance, "stage", stage.engine, f".create({lines}\n        )")
-        stages.append({"comment": stage_text(plan.graph, stage), "code": code})
-        used |= _classes(stage.engine)
+    pipeline = plan.pipeline
+    stages = {stage.node.name: stage for stage in plan.stages}
+    ports = output_ports(plan)
+    names = _Names(*(component.name for component in pipeline.components))
+    instances = {component.name: _instance(names, component.name) for component in pipeline.components}
+    source, sinks = names.fresh("edge_in"), [names.fresh(port.replace("m", "edge_out", 1)[:-5]) for port in ports]
+    instances[SOURCE] = source
+    components = [
+        {
+            "comment": _comment(plan.graph, component, stages.get(component.name)),
+            "code": _create(component, instances[component.name], stages.get(component.name)),
+            "connections": [
+                f"wiring.connect(m, {_access(instances, port)}, {_attribute(instances[component.name])}.{into})"
+                for port, into in zip(component.inputs, _inputs(component), strict=True)
+            ],
+        }
+        for component in pipeline.components
+    ]
+    used = {AxiStreamParams}.union(*(_classes(component.params) for component in pipeline.components))
+    outputs = [
+        {
+            "port": port,
+            "bits": edge.tdata_bits,
+            "sink": _attribute(sink),
+            "create": _submodule(sink, edge, ".create_out()"),
+            "connect": f"wiring.connect(m, {_access(instances, stream)}, {_attribute(sink)}.i)",
+        }
+        for port, sink, (stream, edge) in zip(ports, sinks, pipeline.outputs, strict=True)
+    ]
     return render(
         "accelerator.py.j2",
         name=plan.graph.name,
@@ -126,19 +146,62 @@ def accelerator_source(emission: Emission) -> str:
         version=VERSION,
         source=_plain(emission.source.name),
         sha256=emission.source_sha256,
-        weighted=any(isinstance(stage.node, QConv2D) for stage in plan.stages),
+        weighted=any(stage.arrays for stage in plan.stages),
         diagram=[*_diagram(plan)],
         latency=plan.latency_cycles,
         interval=plan.interval_cycles,
         imports=sorted(f"from {cls.__module__} import {cls.__name__}" for cls in used),
-        edges=[
-            _submodule(names.fresh("edge_in"), "source", plan.edge_in, ".create_in()"),
-            _submodule(names.fresh("edge_out"), "sink", plan.edge_out, ".create_out()"),
-        ],
-        in_bits=plan.edge_in.tdata_bits,
-        out_bits=plan.edge_out.tdata_bits,
-        stages=stages,
+        in_bits=pipeline.edge_in.tdata_bits,
+        entry={"create": _submodule(source, pipeline.edge_in, ".create_in()"), "source": _attribute(source)},
+        components=components,
+        outputs=outputs,
     )
+
+
+def output_ports(plan: Plan) -> list[str]:
+    """The names of the output streams: ``m_axis``, or ``m0_axis``, ``m1_axis``, … of several."""
+    count = len(plan.pipeline.outputs)
+    return ["m_axis"] if count == 1 else [f"m{n}_axis" for n in range(count)]
+
+
+def _instance(names: _Names, name: str) -> str:
+    """The submodule of a component: its own name, unless a port of the top is called so."""
+    return names.fresh(name) if _PORT.fullmatch(name) else name
+
+
+def _access(instances: Mapping[str, str], port: str) -> str:
+    """The stream that a component, or a fork's branch, offers."""
+    name, _, branch = port.partition(".")
+    return f"{_attribute(instances[name])}.o{branch}"
+
+
+def _inputs(component: Component) -> list[str]:
+    """The names of a component's input streams."""
+    return ["i"] if len(component.inputs) == 1 else [f"i{n}" for n in range(len(component.inputs))]
+
+
+def _create(component: Component, instance: str, stage: Stage | None) -> str:
+    """The statement that makes a component."""
+    arrays = [f'weights["{component.name}.{part}"]' for part in stage.arrays] if stage else []
+    code = _submodule(instance, component.params, f".create({', '.join(arrays)})")
+    if arrays and max(map(len, code.splitlines())) > _LINE:
+        lines = "".join(f"\n            {array}," for array in arrays)
+        code = _submodule(instance, component.params, f".create({lines}\n        )")
+    return code
+
+
+def _comment(graph: Graph, component: Component, stage: Stage | None) -> str:
+    """What a component is for, in one line."""
+    match component.params:
+        case LaneAdapterParams(channels=channels, in_lanes=before, out_lanes=after):
+            return f"{channels} channels: {before} a beat to {after} a beat"
+        case ForkParams(outputs=count):
+            return f"{count} branches"
+        case BufferParams(depth_words=depth):
+            return f"Waits for the other branch: {depth} beats at most"
+    if stage is None:
+        raise TypeError(f"component must be a layer's or of the wiring, not {component!r}")
+    return stage_text(graph, stage)
 
 
 class _Names:
@@ -148,7 +211,7 @@ class _Names:
         self.taken = {name.lower() for name in taken}
 
     def fresh(self, name: str) -> str:
-        while name.lower() in self.taken:
+        while name.lower() in self.taken or _PORT.fullmatch(name):
             name += "_"
         self.taken.add(name.lower())
         return name
@@ -165,7 +228,7 @@ def _is_params(value: object) -> TypeGuard[DataclassInstance]:
 
 def _top(graph: Graph) -> str:
     """The top module: called after the network, unless a port, a cell of a chip or the frame for synthesis is called so."""
-    return f"{graph.name}_top" if graph.name in _PORTS or _CELLS.fullmatch(graph.name) else graph.name
+    return f"{graph.name}_top" if _PORT.fullmatch(graph.name) or _CELLS.fullmatch(graph.name) else graph.name
 
 
 def _plain(name: str) -> str:
@@ -174,19 +237,28 @@ def _plain(name: str) -> str:
     return text if len(text) <= 40 else f"{text[:24]}...{text[-13:]}"
 
 
-def _submodule(name: str, variable: str, params: DataclassInstance, create: str) -> str:
-    """The statement that makes a submodule. A name that Python would mangle in a class is given as a string."""
-    access = f'["{name}"]' if name.startswith("__") else f".{name}"
-    begin, end = f"m.submodules{access} = {variable} = ", create.partition("\n")[0]
+def _attribute(name: str) -> str:
+    """A submodule. A name that Python would mangle in a class is given as a string."""
+    return f'm.submodules["{name}"]' if name.startswith("__") else f"m.submodules.{name}"
+
+
+def _submodule(name: str, params: DataclassInstance, create: str) -> str:
+    """The statement that makes a submodule."""
+    begin, end = f"{_attribute(name)} = ", create.partition("\n")[0]
     return f"{begin}{call_text(params, 8, _LINE - 8 - len(begin) - len(end))}{create}"
 
 
 def call_text(params: DataclassInstance, indent: int, room: int) -> str:
-    """A parameters object as the call that makes it, one argument a line where ``room`` is too little for one line."""
+    """A parameters object as the call that makes it, one argument a line where ``room`` is too little for one line.
+
+    Arguments that are what they would be anyway are left out.
+    """
     name = type(params).__name__
     arguments = []
     for entry in dataclasses.fields(params):
         value = getattr(params, entry.name)
+        if value == entry.default:
+            continue
         room_here = _LINE - indent - 4 - len(f"{entry.name}=,")
         text = call_text(value, indent + 4, room_here) if _is_params(value) else repr(value).replace("'", '"')
         arguments.append(f"{entry.name}={text}")
@@ -200,19 +272,28 @@ def call_text(params: DataclassInstance, indent: int, room: int) -> str:
 def stage_text(graph: Graph, stage: Stage) -> str:
     """A layer in one line."""
     node = stage.node
-    before, after = (_shape(graph.shapes[name]) for name in (node.inputs[0], node.name))
+    before = " + ".join(_shape(graph.shapes[name]) for name in node.inputs)
     window = stage.window
-    kernel = f"{window.kernel[0]}×{window.kernel[1]}"
-    if isinstance(node, MaxPool):
-        return f"{before} → {after}: max over {kernel}, {stage.cycles} cycles a frame"
-    assert isinstance(node, QConv2D)
-    what = "dense" if node.kind == "dense" else f"convolution {kernel}"
-    classes = f", {node.classes.count} border classes" if node.classes.count > 1 else ""
-    multipliers = f"{stage.multipliers} multiplier{'s' * (stage.multipliers > 1)}"
-    return f"{before} → {after}: {what}{classes}, {multipliers}, {stage.cycles} cycles a frame"
+    kernel = f"{window.kernel[0]}×{window.kernel[1]}" if window else ""
+    match node:
+        case MaxPool():
+            what = f"max over {kernel}"
+        case QAveragePool():
+            what = f"mean over {kernel}"
+        case QTable():
+            what = f"{node.function.replace('_', ' ')}, by table"
+        case QConv2D():
+            kind = "depthwise convolution" if isinstance(stage.core, DepthwiseParams) else "convolution"
+            what = "dense" if node.kind == "dense" else f"{kind} {kernel}"
+            what += f", {node.classes.count} border classes" if node.classes.count > 1 else ""
+        case _:
+            what = node.op.removeprefix("q").replace("_", " ")
+    if stage.multipliers:
+        what += f", {stage.multipliers} multiplier{'s' * (stage.multipliers > 1)}"
+    return f"{before} → {_shape(graph.shapes[node.name])}: {what}, {stage.cycles} cycles a frame"
 
 
-def _shape(shape: tuple[int, int, int]) -> str:
+def _shape(shape: Shape) -> str:
     return "×".join(map(str, shape))
 
 
@@ -305,8 +386,11 @@ def manifest(emission: Emission) -> dict[str, Any]:
         "versions": {"convfold": VERSION, "amaranth": metadata.version("amaranth"), "yosys": find_yosys().version},
         "source": emission.source.name,
         "source_sha256": emission.source_sha256,
-        "input": _port(graph, graph.input.name, "s_axis", plan.edge_in),
-        "outputs": [_port(graph, graph.outputs[0], "m_axis", plan.edge_out)],
+        "input": _port(graph, graph.input.name, "s_axis", plan.pipeline.edge_in),
+        "outputs": [
+            _port(graph, tensor, port, edge)
+            for tensor, port, (_, edge) in zip(graph.outputs, output_ports(plan), plan.pipeline.outputs, strict=True)
+        ],
         "labels": list(graph.labels),
         "latency_cycles": plan.latency_cycles,
         "interval_cycles": plan.interval_cycles,
@@ -323,6 +407,11 @@ def manifest(emission: Emission) -> dict[str, Any]:
             for node in emission.network.nodes
         ],
         "layers": [_layer(plan, stage) for stage in plan.stages],
+        "queues": [
+            {"name": part.name, "depth": part.params.depth_words, "lanes": part.params.lanes, "bits": part.params.bits}
+            for part in plan.pipeline.components
+            if isinstance(part.params, BufferParams)
+        ],
         "decisions": [_decision(decision, proofs) for decision in graph.decisions],
         "certificates": [dataclasses.asdict(proof) for proof in proofs],
         "estimate": dataclasses.asdict(plan.resources),
@@ -338,7 +427,9 @@ def _decision(decision: Decision, proofs: Sequence[Certificate]) -> dict[str, An
 
 def _port(graph: Graph, tensor: str, port: str, edge: AxiStreamParams) -> dict[str, Any]:
     form = graph.format_of(tensor)
-    return {
+    head = dict(graph.heads).get(tensor)
+    host = {} if head is None else {"head": _head(head)}
+    return host | {
         "name": tensor,
         "port": port,
         "shape": list(graph.shapes[tensor]),
@@ -350,42 +441,53 @@ def _port(graph: Graph, tensor: str, port: str, edge: AxiStreamParams) -> dict[s
     }
 
 
+def _head(head: Softmax) -> dict[str, Any]:
+    """What the host computes from an output."""
+    return {"op": "softmax", "beta": head.beta, "format": None if head.format is None else _format(head.format)}
+
+
 def _format(form: Format) -> dict[str, Any]:
     return dataclasses.asdict(form)
 
 
 def _layer(plan: Plan, stage: Stage) -> dict[str, Any]:
-    graph, node, window = plan.graph, stage.node, stage.window
+    graph, node, window, core = plan.graph, stage.node, stage.window, stage.core
     layer = {
         "name": node.name,
         "source": node.source,
-        "op": node.kind if isinstance(node, QConv2D) else node.op,
+        "op": node.kind if isinstance(node, QConv2D) else node.op.removeprefix("q"),
+        "inputs": list(node.inputs),
         "in_shape": list(graph.shapes[node.inputs[0]]),
         "out_shape": list(graph.shapes[node.name]),
         "macs": node_macs(graph, node),
         "multipliers": stage.multipliers,
         "cycles": stage.cycles,
         "share": round(stage.cycles / plan.interval_cycles, 4),
-        "kernel": list(window.kernel),
-        "stride": list(window.stride),
-        "padding": [list(pair) for pair in window.padding],
-        "lanes": window.lanes,
-        "parallel": list(window.parallel),
-        "ring_rows": window.rows,
+        "lanes": stage.in_lanes,
         "latency": stage.engine.latency,
-        "queue_words": stage.core.queue.depth_words,
         "in_format": _format(graph.format_of(node.inputs[0])),
         "out_format": _format(graph.format_of(node.name)),
     }
-    core = stage.core
-    if isinstance(node, QConv2D) and isinstance(core, ConvParams):
+    if window is not None:
+        layer |= {
+            "kernel": list(window.kernel),
+            "stride": list(window.stride),
+            "padding": [list(pair) for pair in window.padding],
+            "parallel": list(window.parallel),
+            "ring_rows": window.rows,
+        }
+    if isinstance(core, ConvParams | DepthwiseParams | MaxPoolParams):
+        layer["queue_words"] = core.queue.depth_words
+    if isinstance(node, QConv2D) and isinstance(core, ConvParams | DepthwiseParams):
         layer |= {
             "rows": core.rows,
             "pes": core.pes,
-            "taps": window.taps,
+            "taps": core.window.taps,
             "multiplier": core.multiplier,
             "weight_bits": node.weight_bits,
             "acc_bits": core.acc_bits,
+            "rounding": node.rounding,
+            "multiplier_bits": core.multiplier_bits,
             "border_classes": node.classes.count,
             "weights": int(graph.weights[f"{node.name}.w"].size),
             "low": node.low,

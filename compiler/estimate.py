@@ -6,20 +6,28 @@ from the widths of each component's registers and adders. ``bench/digits.py`` pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from convfold.hdl.add import AddParams
 from convfold.hdl.axi_stream import AxiStreamParams
+from convfold.hdl.buffer import BufferParams
 from convfold.hdl.conv import ConvParams
 from convfold.hdl.dense import DenseParams
+from convfold.hdl.depthwise import DepthwiseParams
+from convfold.hdl.fork import ForkParams
 from convfold.hdl.lanes import LaneAdapterParams
+from convfold.hdl.lookup import LookupParams
 from convfold.hdl.mac_row import MacRowParams
 from convfold.hdl.max_pool import MaxPoolParams
+from convfold.hdl.product import ProductParams
 from convfold.hdl.ram import RamParams
-from convfold.hdl.requantizer import MULTIPLIER_BITS, RequantizerParams
+from convfold.hdl.reorder import ReorderParams
+from convfold.hdl.requantizer import RequantizerParams
 from convfold.hdl.rom import RomParams
 from convfold.hdl.window import WindowParams
 
+from .pipeline import Pipeline
 from .schedule import StageParams
 from .targets import Target
 
@@ -54,23 +62,25 @@ class Resources:
         return [(name, need, have) for name, need, have in pairs if have is not None and need > have]
 
 
-def estimate(
-    pipeline: Sequence[StageParams], edge_in: AxiStreamParams, edge_out: AxiStreamParams, target: Target
-) -> Resources:
+def estimate(pipeline: Pipeline, target: Target) -> Resources:
     """The sum over all components."""
-    total = _edge(edge_in) + _edge(edge_out)
-    for params in pipeline:
-        total += stage_resources(params, target)
+    total = _edge(pipeline.edge_in)
+    for _, edge in pipeline.outputs:
+        total += _edge(edge)
+    for component in pipeline.components:
+        total += stage_resources(component.params, target)
     return total
 
 
 def stage_resources(params: StageParams, target: Target) -> Resources:
-    """What one stage takes."""
+    """What one component takes."""
     match params:
         case DenseParams():
             return stage_resources(params.conv, target)
         case ConvParams():
             return sum(_conv(params, target), Resources())
+        case DepthwiseParams():
+            return sum(_depthwise(params, target), Resources())
         case MaxPoolParams():
             width = params.window.bits * params.window.lanes
             compare = Resources(luts=2 * width, ffs=width + params.window.latency * 3)
@@ -78,12 +88,51 @@ def stage_resources(params: StageParams, target: Target) -> Resources:
         case LaneAdapterParams():
             width = params.bits * max(params.in_lanes, params.out_lanes)
             return Resources(luts=width + 12, ffs=2 * width + 10)
+        case ForkParams():
+            return Resources(luts=3 * params.outputs, ffs=params.outputs)
+        case BufferParams():
+            return _queue(params.bits * params.lanes, params.depth_words, target)
+        case LookupParams():
+            table = _memory(params.out_bits, params.tables << params.in_bits, target) * params.lanes
+            return table + _queue(params.out_bits * params.lanes, params.queue.depth_words, target)
+        case AddParams():
+            lane = _memory(params.table_bits, 1 << params.a_bits, target)
+            lane += _memory(params.table_bits, 1 << params.b_bits, target)
+            lane += _constant_multiplier(params.m, params.table_bits + 1, params.shift, params.out_bits)
+            return lane * params.lanes + _queue(params.out_bits * params.lanes, params.queue.depth_words, target)
+        case ProductParams():
+            width = params.a_bits + params.b_bits + 2
+            hard = params.multiplier == "ecp5"
+            lane = Resources(dsps=1) if hard else Resources(luts=width * params.b_bits, ffs=2 * width)
+            lane += _constant_multiplier(params.m, width, params.shift, params.out_bits)
+            return lane * params.lanes + _queue(params.out_bits * params.lanes, params.queue.depth_words, target)
+        case ReorderParams():
+            width = params.bits * params.lanes
+            store = _memory(width, 2 * params.band_words, target, ram=True)
+            return store + _queue(width, params.queue.depth_words, target) + Resources(luts=150, ffs=120)
+    width = params.bits * params.lanes  # concat, crop, pad, argmax: counters and a register
+    return Resources(luts=width + 60, ffs=2 * width + 40)
+
+
+def _constant_multiplier(factor: int, width: int, shift: int, out_bits: int) -> Resources:
+    """Shift and add by a constant, then rounding and clamping: an adder for each digit that is not zero."""
+    digits = bin(factor ^ (3 * factor)).count("1")
+    bits = width + factor.bit_length()
+    return Resources(luts=digits * bits + 3 * out_bits + bits, ffs=(digits + 2) * bits + out_bits)
 
 
 def _conv(params: ConvParams, target: Target) -> Iterator[Resources]:
     yield _window(params.window, target)
     yield _queue(params.out_bits * params.rows, params.queue.depth_words, target)
     yield _mac_row(params.mac_row, target) * params.rows
+    yield _requantizer(params.requantizer, target) * params.rows
+    yield Resources(luts=40, ffs=40 + 4 * params.window.latency)
+
+
+def _depthwise(params: DepthwiseParams, target: Target) -> Iterator[Resources]:
+    yield _window(params.window, target)
+    yield _queue(params.out_bits * params.rows, params.queue.depth_words, target)
+    yield _mac_row(params.mac_row, target) * params.window.lanes
     yield _requantizer(params.requantizer, target) * params.rows
     yield Resources(luts=40, ffs=40 + 4 * params.window.latency)
 
@@ -113,13 +162,13 @@ def _mac_row(params: MacRowParams, target: Target) -> Resources:
 
 
 def _requantizer(params: RequantizerParams, target: Target) -> Resources:
-    tables = _memory(MULTIPLIER_BITS, params.words, target)
+    tables = _memory(params.multiplier_bits + 2 * params.offset_bits, params.words, target)
     tables += _memory(params.acc_bits, params.words * params.walk.count, target)
     width = params.acc_bits + 1
     if params.serial:
         product = Resources(luts=2 * width + 40, ffs=3 * width + 45)
     else:
-        product = Resources(luts=2 * params.digits * width, ffs=params.digits * (2 * width + MULTIPLIER_BITS // 2))
+        product = Resources(luts=2 * params.digits * width, ffs=params.digits * (2 * width + params.multiplier_bits // 2))
     rest = Resources(luts=3 * width + 50, ffs=6 * width + 50)
     return tables + product + rest
 

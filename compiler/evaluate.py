@@ -13,26 +13,35 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from .functions import apply_function
 from .graph import (
     Add,
+    ArgMax,
     AveragePool,
     BatchNorm,
     ChannelShuffle,
     Clip,
     Concat,
     Conv2D,
+    Crop,
     Dense,
     DepthToSpace,
     Dropout,
     Flatten,
     Graph,
     MaxPool,
+    Multiply,
     Node,
+    Pad,
     Padding,
     Pair,
     Pca,
+    Pointwise,
+    Prelu,
+    Reshape,
     ScaleBias,
     Slice,
+    SpaceToDepth,
     Upsample,
     window_extent,
 )
@@ -81,11 +90,9 @@ def apply_node(graph: Graph, node: Node, inputs_bhwc: tuple[RealArray, ...]) -> 
                 graph, f"{node.name}.b"
             )
             return flat[:, None, None, :]
-        case BatchNorm():
-            scale, shift = normalization(graph, node)
+        case BatchNorm() | ScaleBias():
+            scale, shift = scale_and_shift(graph, node)
             return x_bhwc * scale + shift
-        case ScaleBias():
-            return x_bhwc * real_array(graph, f"{node.name}.scale") + real_array(graph, f"{node.name}.bias")
         case Pca():
             return (x_bhwc - real_array(graph, f"{node.name}.mean")) @ projection(graph, node).T
         case AveragePool():
@@ -108,14 +115,32 @@ def apply_node(graph: Graph, node: Node, inputs_bhwc: tuple[RealArray, ...]) -> 
             parted = x_bhwc.reshape(*x_bhwc.shape[:3], *parts)
             blocks = parted.transpose(0, 1, 3, 2, 4, 5) if dcr else parted.transpose(0, 1, 4, 2, 5, 3)
             return blocks.reshape(len(x_bhwc), height, width, channels)
+        case SpaceToDepth():
+            (height, width, _), (bh, bw) = graph.shapes[node.name], node.block
+            blocks = x_bhwc.reshape(len(x_bhwc), height, bh, width, bw, -1)
+            parted = blocks.transpose(0, 1, 3, 2, 4, 5) if node.order == "DCR" else blocks.transpose(0, 1, 3, 5, 2, 4)
+            return parted.reshape(len(x_bhwc), height, width, -1)
         case Upsample():
             return x_bhwc.repeat(node.factor[0], axis=1).repeat(node.factor[1], axis=2)
+        case Pad():
+            return np.pad(x_bhwc, ((0, 0), *node.padding, (0, 0)), constant_values=node.value)
+        case Crop():
+            (top, bottom), (left, right) = node.cropping
+            return x_bhwc[:, top : x_bhwc.shape[1] - bottom, left : x_bhwc.shape[2] - right]
         case Dropout():
             return x_bhwc
-        case Flatten():
-            return x_bhwc.reshape(len(x_bhwc), 1, 1, -1)
+        case Reshape() | Flatten():
+            return x_bhwc.reshape(len(x_bhwc), *graph.shapes[node.name])
         case Clip():
             return np.clip(x_bhwc, node.low, node.high)
+        case Pointwise():
+            return apply_function(node.function, x_bhwc, node.parameters)
+        case Prelu():
+            return np.where(x_bhwc > 0, x_bhwc, x_bhwc * real_array(graph, f"{node.name}.slope"))
+        case Multiply():
+            return inputs_bhwc[0] * inputs_bhwc[1]
+        case ArgMax():
+            return x_bhwc.argmax(axis=3)[..., None].astype(np.float64)
         case MaxPool():
             windows = _windows(x_bhwc, node.kernel, node.stride, node.padding, -math.inf)
             return np.asarray(windows.max(axis=(4, 5)))
@@ -136,6 +161,13 @@ def normalization(graph: Graph, node: BatchNorm) -> tuple[RealArray, RealArray]:
     )
     scale = gamma / np.sqrt(var + node.epsilon)
     return scale, beta - mean * scale
+
+
+def scale_and_shift(graph: Graph, node: BatchNorm | ScaleBias) -> tuple[RealArray, RealArray]:
+    """``(C,)`` each: what every sample is multiplied by, and what is added then."""
+    if isinstance(node, BatchNorm):
+        return normalization(graph, node)
+    return real_array(graph, f"{node.name}.scale"), real_array(graph, f"{node.name}.bias")
 
 
 def projection(graph: Graph, node: Pca) -> RealArray:

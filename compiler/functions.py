@@ -9,7 +9,7 @@ import numpy as np
 
 from .numbers import RealArray
 
-__all__ = ["FUNCTIONS", "apply_function"]
+__all__ = ["FUNCTIONS", "IMAGES", "TURNS", "apply_function"]
 
 Function = Callable[..., RealArray]
 
@@ -38,10 +38,36 @@ FUNCTIONS: Mapping[str, tuple[tuple[str, ...], Function]] = {
 }
 """Each with the names of its parameters, in order."""
 
+TURNS: Mapping[str, float] = {
+    "leaky_relu": 0.0,
+    "hard_swish": -1.5,
+    "swish": -1.2784645427610738,
+    "elu": 0.0,
+    "selu": 0.0,
+    "gelu": -0.7517915241141344,
+    "abs": 0.0,
+    "square": 0.0,
+}
+"""Where a function may turn round: on either side of that it only rises or only falls. The others never turn."""
+
+IMAGES: Mapping[str, tuple[float, float]] = {
+    "hard_sigmoid": (0.0, 1.0),
+    "sigmoid": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "softplus": (0.0, math.inf),
+    "softsign": (-1.0, 1.0),
+    "exp": (0.0, math.inf),
+    "abs": (0.0, math.inf),
+    "square": (0.0, math.inf),
+    "sqrt": (0.0, math.inf),
+}
+"""What a function never leaves, in float64 either."""
+
 
 def apply_function(name: str, x_real: RealArray, parameters: tuple[float, ...]) -> RealArray:
     """The function ``name`` of every sample, in float64."""
     names, function = FUNCTIONS[name]
     if len(names) != len(parameters):
         raise ValueError(f"{name} takes {len(names)} parameters, not {parameters!r}")
-    return np.asarray(function(np.asarray(x_real, dtype=np.float64), *parameters), dtype=np.float64)
+    with np.errstate(all="ignore"):  # what is not defined is NaN or infinite, and those who use it check for that
+        return np.asarray(function(np.asarray(x_real, dtype=np.float64), *parameters), dtype=np.float64)

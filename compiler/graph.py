@@ -342,7 +342,8 @@ class QConv2D(Node):
 
     * ``native``: ``NAME.m (O,)``, with the one ``shift`` of all channels: ``(acc·m + 2**(shift-1)) >> shift``;
     * ``tflite``: ``NAME.m (O,)`` of 31 bits and ``NAME.s (O,)``, the exponent (negative: to the right);
-    * ``float32``, ``float64``: ``NAME.scale (O,)``, the product in that precision, then half to even.
+    * ``float32``, ``float64``: ``NAME.scale (O,)``, the product in that precision, then half to even; an optional
+      ``NAME.offset (O,)`` is added before rounding.
 
     ``groups`` and ``dilation`` as in `Conv2D`. ``op`` in the user's words ("conv2d", "dense") is ``kind``.
     """
@@ -394,7 +395,8 @@ class QAdd(Node):
     * ``native``: ``(a·m0 + b·m1 + 2**(shift-1)) >> shift``, where ``multipliers`` is ``((m0, 0), (m1, 0))``;
     * ``tflite``: ``multipliers`` is ``((m0, s0), (m1, s1), (m2, s2))``, ``shift`` the left shift (20 for int8):
       ``scaled(scaled(a << shift, m0, s0) + scaled(b << shift, m1, s1), m2, s2)``;
-    * ``float32``: ``half_even(a·ratios[0] + b·ratios[1])``, each step in that precision; ``float64`` likewise.
+    * ``float64``: ``half_even(a·ratios[0] + b·ratios[1])``, each step in that precision;
+    * ``float32``: the same as onnxruntime computes it, zero points inside (`convfold.compiler.rounding`).
     """
 
     low: int
@@ -413,6 +415,7 @@ class QMultiply(Node):
     """The product of two tensors of one shape, both less their zero points, requantized.
 
     ``native``: ``multiplier = (m, 0)`` and ``shift``; ``tflite``: ``multiplier = (m, s)``; ``float32``, ``float64``: ``ratio``.
+    With ``float32`` the output's zero point is added before rounding, as onnxruntime does.
     """
 
     low: int

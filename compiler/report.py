@@ -546,7 +546,7 @@ def _layer_row(layer: Record, bottleneck: bool) -> LayerRow:
         cycles=_count(layer.count("cycles")),
         share=_percent(share),
         bar=round(100 * min(share, 1.0), 1),
-        queue_words=_count(layer.count("queue_words")),
+        queue_words=_count(layer.count("queue_words")) if layer.has("queue_words") else "–",
         ring_rows=_count(layer.count("ring_rows")) if layer.has("ring_rows") else "–",
         bottleneck=bottleneck,
     )
@@ -725,13 +725,16 @@ def _decision(decision: Record, explanation: str) -> DecisionText:
 def _accuracy(accuracy: Record) -> Table:
     samples = accuracy.count("samples")
     rows = []
+    known = accuracy.has("float")  # a model that came in integers has no other accuracy
     for key, name in (("float", "floating point, as written"), ("integer", "integers, as built")):
-        share = accuracy.number(key)
-        rows.append((name, _percent(share, 2), f"{_count(round(share * samples))} of {_count(samples)}"))
-    points = round(100 * (accuracy.number("integer") - accuracy.number("float")), 2)
-    rows.append(("lost by quantization", f"{-points or 0.0:.2f} points".replace("-", "−"), ""))
-    folding = f"{accuracy.number('folding_difference'):.1e}"
-    rows.append(("changed by folding alone", folding, "of the greatest output"))
+        if known or key == "integer":
+            share = accuracy.number(key)
+            rows.append((name, _percent(share, 2), f"{_count(round(share * samples))} of {_count(samples)}"))
+    if known:
+        points = round(100 * (accuracy.number("integer") - accuracy.number("float")), 2)
+        rows.append(("lost by quantization", f"{-points or 0.0:.2f} points".replace("-", "−"), ""))
+        folding = f"{accuracy.number('folding_difference'):.1e}"
+        rows.append(("changed by folding alone", folding, "of the greatest output"))
     return Table("Accuracy on labelled data", ("", "Right", "Samples"), tuple(rows))
 
 

@@ -1,171 +1,103 @@
 """When everything happens: an exact timetable of the pipeline, without simulating it.
 
-Every stage follows a few max-plus rules (a thing happens at the latest of the times it waits for), stated with the components
-in `convfold.hdl`. All of them look backwards in time only, so the times of all beats follow one by one, in whatever order they
-become known. A pipeline in which nothing more becomes known while beats are missing would be deadlocked.
+Every component follows a few max-plus rules (a thing happens at the latest of the times it waits for), stated with the
+components in `convfold.hdl`. Here each rule is a process: a generator that appends times to lists, and pauses where a time that
+it needs is not known yet. All rules look backwards in time only, so the times of all beats follow one by one, and in whatever
+order they become known they are the same. A pipeline in which nothing more becomes known while beats are missing is deadlocked.
+
+*Why a timetable that ends rules out deadlock, under every pattern of stalls and for any number of frames.* Which event comes
+next in each process depends neither on time nor on samples, only when it comes does; and what an event waits for is that others
+*have* happened ("beat ``n`` is taken once beat ``n - depth`` has left"). More time, or more events elsewhere, never take
+a permission back. So take the events in the order of the timetable, let sources pause and sinks stall as they like but not for
+ever, and suppose that some event never happens: of these, the first in that order waits for earlier ones only, all of which do
+happen, and then it can. Stalls change when things happen, never whether. A frame that has left all components leaves them as
+it found them, but for the places where their rings stand; so if one frame passes, the next one passes after it, and not to wait
+for the one before takes no permission back either.
 
 Times are clock cycles; cycle 0 is the first input beat at the chip's edge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 
+from convfold.hdl.add import AddParams
+from convfold.hdl.argmax import ArgMaxParams
 from convfold.hdl.axi_stream import AxiStreamParams
-from convfold.hdl.conv import ConvParams, Credits
+from convfold.hdl.buffer import BufferParams
+from convfold.hdl.concat import ConcatParams
+from convfold.hdl.credits import Credits
+from convfold.hdl.crop import CropParams
 from convfold.hdl.dense import DenseParams
+from convfold.hdl.fork import ForkParams
 from convfold.hdl.lanes import LaneAdapterParams
+from convfold.hdl.lookup import LookupParams
+from convfold.hdl.mac_stage import MacStageParams
 from convfold.hdl.max_pool import MaxPoolParams
+from convfold.hdl.pad import PadParams
+from convfold.hdl.pipe import PipeTiming
+from convfold.hdl.product import ProductParams
+from convfold.hdl.reorder import ReorderParams
 from convfold.hdl.streams import beats
 
-__all__ = ["StageParams", "Timetable", "timetable"]
+__all__ = ["Component", "StageParams", "Timetable", "timetable"]
 
-StageParams = ConvParams | DenseParams | MaxPoolParams | LaneAdapterParams
+EngineParams = MacStageParams | MaxPoolParams
+StageParams = (
+    EngineParams
+    | DenseParams
+    | LaneAdapterParams
+    | ForkParams
+    | BufferParams
+    | LookupParams
+    | AddParams
+    | ProductParams
+    | ConcatParams
+    | ArgMaxParams
+    | ReorderParams
+    | CropParams
+    | PadParams
+)
 
 STORED_TO_START = 2  # from the last beat of a row to the start of an output row that needs it
 RELEASED_TO_OPEN = 2  # from the last step that reads a row to the first beat of the row that takes its place
 ROW_TO_ROW = 2  # from the start of an output row to that of the next, at the least
 START_TO_STEP = 1  # from the start of a pass to its first step
 
-
-@dataclass(slots=True)
-class _Link:
-    """The beats between two stages: when each could be taken at the earliest, and when it was."""
-
-    offered: list[int] = field(default_factory=list)
-    taken: list[int] = field(default_factory=list)
-
-    def take(self, earliest: int = 0) -> int:
-        """Take the next beat, not before ``earliest``; one a cycle."""
-        n = len(self.taken)
-        time = max(self.offered[n], earliest, self.taken[-1] + 1 if n else 0)
-        self.taken.append(time)
-        return time
-
-    @property
-    def waiting(self) -> bool:
-        return len(self.offered) > len(self.taken)
+Times = list[int]
+Process = Generator[tuple[Times, int], None, None]
+"""Appends times to lists; yields ``(times, n)`` where it cannot go on before ``times[n]`` is known."""
 
 
-class _WindowStage:
-    """A stage with a window: rows come in, passes start, words leave through a queue with credits."""
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One component of the pipeline, and whose outputs its inputs are.
 
-    def __init__(self, params: ConvParams | MaxPoolParams, source: _Link, sink: _Link, frames: int) -> None:
-        window = params.window
-        self.source, self.sink = source, sink
-        self.row_beats = window.width * window.beats
-        self.rows = window.rows
-        self.steps = window.steps
-        self.latency = params.latency
-        self.depth = params.queue.depth_words
-        self.claims, self.releases = window.claims, window.releases
-        if isinstance(params, ConvParams):
-            tail = params.words - (params.passes - 1) * params.pes
-            self.words = [params.pes] * (params.passes - 1) + [tail]
-        else:
-            self.words = [1] * window.passes
-        self.most_words = max(self.words)
-        self.row_passes = window.out_width * window.passes
-        self.total_passes = frames * window.out_height * self.row_passes
-        self.needed = -window.unread_rows  # rows that must have been stored before the output row at hand may start
-        self.stored: list[int] = []  # when the last beat of each input row came
-        self.freed: list[int] = []  # when each input row was read for the last time
-        self.starts: list[int] = []  # when each pass started
-        self.spent = 0  # words of the passes started so far
+    An input is ``"NAME"``, the output ``o`` of that component, or ``"NAME.k"``, the output ``ok`` of a fork; ``"source"`` is
+    the chip's input edge.
+    """
 
-    def advance(self) -> bool:
-        return any([self._take(), self._start()])
-
-    def _take(self) -> bool:
-        moved = False
-        while self.source.waiting:
-            row, beat = divmod(len(self.source.taken), self.row_beats)
-            earliest = 0
-            if beat == 0 and row >= self.rows:
-                if row - self.rows >= len(self.freed):
-                    break
-                earliest = self.freed[row - self.rows] + RELEASED_TO_OPEN
-            time = self.source.take(earliest)
-            if beat == self.row_beats - 1:
-                self.stored.append(time)
-            moved = True
-        return moved
-
-    def _start(self) -> bool:
-        moved = False
-        while len(self.starts) < self.total_passes:
-            number = len(self.starts)
-            opens_row = number % self.row_passes == 0
-            time = 1  # grants are low in the first cycle
-            needed = self.needed
-            if number:
-                time = self.starts[-1] + self.steps
-            if opens_row:
-                row = number // self.row_passes % len(self.claims)
-                needed += self.claims[row]
-                if needed > len(self.stored):
-                    break
-                if needed > 0:
-                    time = max(time, self.stored[needed - 1] + STORED_TO_START)
-                if number:
-                    time = max(time, self.starts[number - self.row_passes] + ROW_TO_ROW)
-            returned = self.spent + self.most_words - self.depth
-            if returned > len(self.sink.taken):
-                break
-            if returned > 0:
-                time = max(time, self.sink.taken[returned - 1] + Credits.RETURN_CYCLES)
-            self.starts.append(time)
-            self.needed = needed
-            words = self.words[number % len(self.words)]
-            self.spent += words
-            last_step = time + self.steps - 1 + START_TO_STEP
-            self.sink.offered.extend(last_step + self.latency + n for n in range(words))
-            if (number + 1) % self.row_passes == 0:
-                row = number // self.row_passes % len(self.releases)
-                self.freed.extend([last_step] * self.releases[row])
-            moved = True
-        return moved
-
-
-class _AdapterStage:
-    """A lane adapter: gathers narrow beats or spreads wide ones."""
-
-    def __init__(self, params: LaneAdapterParams, source: _Link, sink: _Link) -> None:
-        self.source, self.sink = source, sink
-        self.pixel_in = beats(params.channels, params.in_lanes)
-        if params.out_lanes > params.in_lanes:
-            group = params.out_lanes // params.in_lanes
-            closes = [n % group == group - 1 or n == self.pixel_in - 1 for n in range(self.pixel_in)]
-            self.parts = [int(close) for close in closes]
-        else:
-            group = params.in_lanes // params.out_lanes
-            tail = beats(params.channels - (self.pixel_in - 1) * params.in_lanes, params.out_lanes)
-            self.parts = [group] * (self.pixel_in - 1) + [tail]
-
-    def advance(self) -> bool:
-        moved = False
-        while self.source.waiting:
-            parts = self.parts[len(self.source.taken) % self.pixel_in]
-            earliest = 0
-            if parts:
-                if len(self.sink.taken) < len(self.sink.offered):
-                    break
-                earliest = self.sink.taken[-1] if self.sink.taken else 0
-            time = self.source.take(earliest)
-            self.sink.offered.extend([time + 1] * parts)
-            moved = True
-        return moved
+    name: str
+    params: StageParams
+    inputs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Timetable:
-    """Cycles of a run without stalls: the first beat in of each frame, its last beat out, and each stage's pass starts."""
+    """Cycles of a run without stalls.
+
+    ``first_in`` and ``last_out`` are each frame's first beat in and its last beat out, over all outputs; ``starts`` are the
+    starts of all passes of each component with a window, and ``occupancy`` is the least depth with which each buffer would
+    never have refused a beat.
+    """
 
     first_in: tuple[int, ...]
     last_out: tuple[int, ...]
-    starts: tuple[tuple[int, ...], ...]
+    starts: Mapping[str, tuple[int, ...]]
+    occupancy: Mapping[str, int]
 
     @property
     def latency_cycles(self) -> int:
@@ -179,41 +111,398 @@ class Timetable:
 
 
 def timetable(
-    edge_in: AxiStreamParams, stages: Sequence[StageParams], edge_out: AxiStreamParams, frames: int
+    edge_in: AxiStreamParams,
+    components: Sequence[Component],
+    outputs: Sequence[tuple[str, AxiStreamParams]],
+    frames: int,
+    *,
+    unbounded: bool = False,
 ) -> Timetable:
-    """The exact times of ``frames`` frames sent and taken without a pause.
+    """The exact times of ``frames`` frames sent and taken without a pause; ``components`` in topological order.
 
-    *Raises* ``RuntimeError`` for a pipeline that stops: that would be a deadlock in hardware.
+    With ``unbounded`` every buffer is as deep as it needs to be, its latency still that of its ``depth_words``. With depths
+    equal to the ``occupancy`` that this tells, and latencies no longer, nothing comes later.
+
+    *Raises* ``RuntimeError`` for a pipeline that stops, with the components that did: that would be a deadlock in hardware.
+    ``ValueError`` for outputs that are not read exactly once, and where components do not agree on the beats of a frame.
     """
-    links = [_Link() for _ in range(len(stages) + 1)]
-    links[0].offered = [n + edge_in.latency for n in range(frames * edge_in.frame_beats)]
-    models: list[_WindowStage | _AdapterStage] = []
-    for n, params in enumerate(stages):
-        if isinstance(params, LaneAdapterParams):
-            models.append(_AdapterStage(params, links[n], links[n + 1]))
-        else:
-            engine = params.conv if isinstance(params, DenseParams) else params
-            models.append(_WindowStage(engine, links[n], links[n + 1], frames))
-    moving = True
-    while moving:
-        moving = any([model.advance() for model in models])
-        while links[-1].waiting:
-            links[-1].take()
-            moving = True
-    taken = links[-1].taken
-    if len(taken) < frames * edge_out.frame_beats:
-        raise RuntimeError(f"the pipeline stops after {len(taken)} of {frames * edge_out.frame_beats} beats")
-    accepted = _accepted(links[0].taken)
+    run = _Run(frames, unbounded)
+    source = run.link("source", edge_in.frame_beats)
+    source.offered.extend(n + edge_in.latency for n in range(frames * edge_in.frame_beats))
+    for component in components:
+        run.add(component)
+    sinks = []
+    for name, edge in outputs:
+        sink = run.read(name)
+        if sink.beats != edge.frame_beats:
+            raise ValueError(f"the edge of {name} must take {sink.beats} beats a frame, not {edge.frame_beats}")
+        run.start(f"the edge of {name}", _drain(sink, frames * sink.beats), sink.taken)
+        sinks.append(sink)
+    if run.unread:
+        raise ValueError(f"every output must be read once, and nothing reads {', '.join(run.unread)}")
+
+    stopped = run.finish()
+    if stopped:
+        ended, wanted = sum(len(sink.taken) for sink in sinks), frames * sum(sink.beats for sink in sinks)
+        raise RuntimeError(f"the pipeline stops after {ended} of {wanted} beats: {', '.join(stopped)} wait for ever")
+    accepted = _accepted(source.taken)
     return Timetable(
         first_in=tuple(accepted[:: edge_in.frame_beats]),
-        last_out=tuple(taken[(n + 1) * edge_out.frame_beats - 1] + edge_out.latency for n in range(frames)),
-        starts=tuple(tuple(model.starts) for model in models if isinstance(model, _WindowStage)),
+        last_out=tuple(
+            max(
+                sink.taken[(n + 1) * edge.frame_beats - 1] + edge.latency
+                for sink, (_name, edge) in zip(sinks, outputs, strict=True)
+            )
+            for n in range(frames)
+        ),
+        starts={name: tuple(times) for name, times in run.starts.items()},
+        occupancy={name: depth() for name, depth in run.occupancy.items()},
     )
 
 
 def _accepted(taken: Sequence[int]) -> list[int]:
-    """When the chip's edge, a slice that holds two beats, took each beat that the first stage takes at the given times."""
+    """When the chip's edge, a slice that holds two beats, took each beat that the first component takes at the given times."""
     accepted: list[int] = []
     for n in range(len(taken)):
         accepted.append(max(accepted[-1] + 1 if n else 0, taken[n - 2] + 1 if n > 1 else 0))
     return accepted
+
+
+# ------------------------------------------------------------------------------------------------------------- the processes
+
+
+@dataclass(slots=True)
+class _Link:
+    """A stream: when each beat could be taken at the earliest, and when it was; one is taken a cycle."""
+
+    beats: int  # a frame
+    offered: Times = field(default_factory=list)
+    taken: Times = field(default_factory=list)
+
+
+class _Run:
+    """All links and processes of one timetable."""
+
+    def __init__(self, frames: int, unbounded: bool) -> None:
+        self.frames = frames
+        self.unbounded = unbounded
+        self.unread: dict[str, _Link] = {}
+        self.starts: dict[str, Times] = {}
+        self.occupancy: dict[str, Callable[[], int]] = {}
+        self._started: list[tuple[str, Process, tuple[Times, ...]]] = []
+
+    def link(self, name: str, frame_beats: int) -> _Link:
+        """The stream that leaves ``name``."""
+        self.unread[name] = link = _Link(frame_beats)
+        return link
+
+    def read(self, name: str) -> _Link:
+        if name not in self.unread:
+            raise ValueError(f"an input must be an output that nothing else reads, not {name!r}")
+        return self.unread.pop(name)
+
+    def start(self, name: str, process: Process, *writes: Times) -> None:
+        """Let a process of component ``name`` run; it alone appends to the lists that it ``writes``."""
+        self._started.append((name, process, writes))
+
+    def finish(self) -> list[str]:
+        """Run all processes; returns the names of those that wait for what never comes."""
+        ready = list(reversed(self._started))
+        waiting: dict[int, tuple[int, tuple[str, Process, tuple[Times, ...]]]] = {}  # by the list they wait for
+        while ready:
+            entry = ready.pop()
+            _name, process, writes = entry
+            wait = next(process, None)
+            if wait:
+                waiting[id(wait[0])] = wait[1], entry
+            for times in writes:
+                reader = waiting.get(id(times))
+                if reader and len(times) > reader[0]:
+                    del waiting[id(times)]
+                    ready.append(reader[1])
+        stopped = {name for _n, (name, _process, _writes) in waiting.values()}
+        return [name for name in dict.fromkeys(name for name, _process, _writes in self._started) if name in stopped]
+
+    def add(self, component: Component) -> None:
+        """The processes and output links of one component."""
+        name, params, frames = component.name, component.params, self.frames
+        sources = [self.read(tensor) for tensor in component.inputs]
+        source = sources[0]
+
+        def expect(link: _Link, frame_beats: int) -> None:
+            if link.beats != frame_beats:
+                raise ValueError(f"{name} must be given {frame_beats} beats a frame, not {link.beats}")
+
+        match params:
+            case MacStageParams() | DenseParams() | MaxPoolParams():
+                engine = params.conv if isinstance(params, DenseParams) else params
+                window = engine.window
+                row_beats = window.width * window.beats
+                expect(source, window.height * row_beats)
+                words = _pass_words(engine)
+                sink = self.link(name, window.out_height * window.out_width * sum(words))
+                stored: Times = []  # when the last beat of each input row came
+                freed: Times = []  # when each input row was read for the last time
+                starts: Times = []  # of all passes
+                self.starts[name] = starts
+                store = _store(source, frames * window.height, row_beats, window.rows, RELEASED_TO_OPEN, stored, freed)
+                self.start(name, store, source.taken, stored)
+                self.start(name, _issue(engine, words, stored, freed, starts, sink, frames), starts, freed, sink.offered)
+            case ForkParams():
+                branches = [self.link(f"{name}.{n}", source.beats) for n in range(params.outputs)]
+                total = frames * source.beats
+                self.start(name, _fork(source, branches, total), source.taken, *(branch.offered for branch in branches))
+            case LaneAdapterParams():
+                parts = _adapter_parts(params)
+                sink = self.link(name, source.beats // len(parts) * sum(parts))
+                self.start(name, _register(source, sink, parts, frames * source.beats), source.taken, sink.offered)
+            case CropParams():
+                expect(source, params.in_beats)
+                sink = self.link(name, params.out_beats)
+                kept = [int(keeps) for keeps in params.keeps()]
+                self.start(name, _register(source, sink, kept, frames * source.beats), source.taken, sink.offered)
+            case PadParams():
+                expect(source, params.in_beats)
+                sink = self.link(name, params.out_beats)
+                self.start(name, _pad(source, sink, list(params.copies()), frames), source.taken, sink.offered)
+            case ReorderParams():
+                bands = source.beats // params.band_words
+                expect(source, bands * params.band_words)
+                sink = self.link(name, bands * params.out_words)
+                stored, freed = [], []
+                store = _store(source, frames * bands, params.band_words, 2, params.READ_TO_OPEN, stored, freed)
+                self.start(name, store, source.taken, stored)
+                self.start(name, _read_band(params, sink, frames * bands, stored, freed), freed, sink.offered)
+            case ConcatParams():
+                turns = [[sources[n]] for n in params.order]
+                for n, link in enumerate(sources):
+                    expect(link, source.beats // params.order.count(0) * params.order.count(n))
+                sink = self.link(name, sum(link.beats for link in sources))
+                process = _pipe(params.timing, turns, sink, frames * sink.beats)
+                self.start(name, process, *(link.taken for link in sources), sink.offered)
+            case _:
+                timing, bounded = params.timing, True
+                for link in sources:
+                    expect(link, source.beats)
+                sink = self.link(name, source.beats // timing.beats)
+                if isinstance(params, BufferParams):
+                    bounded = not self.unbounded
+                    self.occupancy[name] = lambda: _occupancy(source.taken, sink.taken, timing.return_cycles)
+                process = _pipe(timing, [sources], sink, frames * source.beats, bounded=bounded)
+                self.start(name, process, *(link.taken for link in sources), sink.offered)
+
+
+def _occupancy(entered: Times, left: Times, return_cycles: int) -> int:
+    """The least depth at which a place was free for every beat when it came."""
+    return max(n - bisect_right(left, time - return_cycles, hi=n) for n, time in enumerate(entered)) + 1
+
+
+# ----------------------------------------------------------------------------------------------------------------- the rules
+#
+# The loops are written out, for they run a million times: `last` is when the last beat was taken, `n` the number of the next.
+
+
+def _drain(source: _Link, total: int) -> Process:
+    """A sink that always takes."""
+    offered, taken = source.offered, source.taken
+    last = -1
+    while len(taken) < total:
+        if len(offered) == len(taken):
+            yield offered, len(taken)
+        for time in offered[len(taken) :]:
+            last = time if time > last else last + 1
+            taken.append(last)
+
+
+def _store(source: _Link, parts: int, part_beats: int, places: int, to_open: int, stored: Times, freed: Times) -> Process:
+    """Parts (rows, bands) come into a memory with room for ``places``; a place opens ``to_open`` cycles after it was freed."""
+    offered, taken = source.offered, source.taken
+    last = -1
+    for part in range(parts):
+        if part >= places:
+            if part - places >= len(freed):
+                yield freed, part - places
+            last = max(last, freed[part - places] + to_open - 1)
+        n, end = len(taken), (part + 1) * part_beats
+        while n < end:
+            if n >= len(offered):
+                yield offered, n
+            for time in offered[n:end]:
+                last = time if time > last else last + 1
+                taken.append(last)
+            n = len(taken)
+        stored.append(last)
+
+
+def _pass_words(params: EngineParams) -> list[int]:
+    """Output beats of each pass of a pixel."""
+    if isinstance(params, MaxPoolParams):
+        return [1] * params.window.passes
+    return [params.pass_words] * (params.passes - 1) + [params.tail_words]
+
+
+def _issue(
+    params: EngineParams,
+    pass_words: Sequence[int],
+    stored: Times,
+    freed: Times,
+    starts: Times,
+    sink: _Link,
+    frames: int,
+) -> Process:
+    """Passes start with rows and credits, and their words leave through a queue."""
+    window = params.window
+    offered, taken = sink.offered, sink.taken
+    steps = window.steps
+    start_to_word = START_TO_STEP + steps - 1 + params.latency
+    row_words = list(pass_words) * window.out_width
+    owed = max(pass_words) - params.queue.depth_words  # words that must have left before the next pass starts
+    needed = -window.unread_rows  # rows that must have been stored before the output row at hand starts
+    time = 1 - steps  # grants are low in the first cycle
+    earliest = 0
+    for claim, release in list(zip(window.claims, window.releases, strict=True)) * frames:
+        needed += claim
+        if needed > len(stored):
+            yield stored, needed - 1
+        earliest = max(earliest, stored[needed - 1] + STORED_TO_START)
+        opens = len(starts)
+        for words in row_words:
+            time += steps
+            if time < earliest:
+                time = earliest
+            if owed > 0:
+                if owed > len(taken):
+                    yield taken, owed - 1
+                if time < taken[owed - 1] + Credits.RETURN_CYCLES:
+                    time = taken[owed - 1] + Credits.RETURN_CYCLES
+            starts.append(time)
+            owed += words
+            word = time + start_to_word
+            if words == 1:
+                offered.append(word)
+            else:
+                offered.extend(range(word, word + words))
+        earliest = starts[opens] + ROW_TO_ROW
+        freed.extend([time + steps - 1 + START_TO_STEP] * release)
+
+
+def _adapter_parts(params: LaneAdapterParams) -> list[int]:
+    """How many beats each beat of a pixel completes."""
+    count = beats(params.channels, params.in_lanes)
+    if params.out_lanes > params.in_lanes:
+        group = params.out_lanes // params.in_lanes
+        return [int(n % group == group - 1 or n == count - 1) for n in range(count)]
+    tail = beats(params.channels - (count - 1) * params.in_lanes, params.out_lanes)
+    return [params.in_lanes // params.out_lanes] * (count - 1) + [tail]
+
+
+def _register(source: _Link, sink: _Link, parts: Sequence[int], total: int) -> Process:
+    """A register at the output; each beat in makes ``parts`` beats, and one that makes none need not wait for the register."""
+    offered, taken = source.offered, source.taken
+    given, left = sink.offered, sink.taken
+    last = -1
+    for n, count in enumerate(islice(cycle(parts), total)):
+        if n >= len(offered):
+            yield offered, n
+        last += 1
+        if last < offered[n]:
+            last = offered[n]
+        if count:
+            if given:
+                if len(left) < len(given):
+                    yield left, len(given) - 1
+                if last < left[-1]:
+                    last = left[-1]
+            given.extend([last + 1] * count)
+        taken.append(last)
+
+
+def _pad(source: _Link, sink: _Link, copies: Sequence[bool], frames: int) -> Process:
+    """A register at the output, with beats that come from nowhere; the first of a frame waits for the frame."""
+    offered, taken = source.offered, source.taken
+    given, left = sink.offered, sink.taken
+    last = -1
+    for _frame in range(frames):
+        opens = True
+        for copy in copies:
+            last += 1
+            if copy or opens:
+                n = len(taken)
+                if n >= len(offered):
+                    yield offered, n
+                last = max(last, offered[n])
+                opens = False
+            if given:
+                if len(left) < len(given):
+                    yield left, len(given) - 1
+                if last < left[-1]:
+                    last = left[-1]
+            given.append(last + 1)
+            if copy:
+                taken.append(last)
+
+
+def _fork(source: _Link, branches: Sequence[_Link], total: int) -> Process:
+    """Every branch takes a beat when it likes, and the last of them lets the next one come."""
+    offered, taken = source.offered, source.taken
+    last = -1
+    for n in range(total):
+        if n >= len(offered):
+            yield offered, n
+        last += 1
+        if last < offered[n]:
+            last = offered[n]
+        for branch in branches:
+            branch.offered.append(last)
+        for branch in branches:
+            if n >= len(branch.taken):
+                yield branch.taken, n
+            if last < branch.taken[n]:
+                last = branch.taken[n]
+        taken.append(last)
+
+
+def _pipe(timing: PipeTiming, turns: Sequence[Sequence[_Link]], sink: _Link, total: int, *, bounded: bool = True) -> Process:
+    """One beat of every input whose turn it is is taken at once, when there is a place in the queue at the end."""
+    given, left = sink.offered, sink.taken
+    group, latency, depth, back = timing.beats, timing.latency, timing.depth_words, timing.return_cycles
+    last = 0  # nothing is taken in the first cycle
+    for n, sources in enumerate(islice(cycle(turns), total)):
+        last += 1
+        for source in sources:
+            offered, place = source.offered, len(source.taken)
+            if place >= len(offered):
+                yield offered, place
+            if last < offered[place]:
+                last = offered[place]
+        word = n // group
+        if bounded and word >= depth:
+            if word - depth >= len(left):
+                yield left, word - depth
+            if last < left[word - depth] + back:
+                last = left[word - depth] + back
+        for source in sources:
+            source.taken.append(last)
+        if n % group == group - 1:
+            given.append(last + latency)
+
+
+def _read_band(params: ReorderParams, sink: _Link, bands: int, stored: Times, freed: Times) -> Process:
+    """Bands are read when they are whole, and their words leave through a queue."""
+    offered, taken = sink.offered, sink.taken
+    timing = params.reader.timing
+    depth, latency, back = timing.depth_words, timing.latency, timing.return_cycles
+    last = 0  # grants are low in the first cycle
+    for band in range(bands):
+        if band >= len(stored):
+            yield stored, band
+        last = max(last, stored[band] + params.STORED_TO_READ - 1)
+        for n in range(band * params.out_words, (band + 1) * params.out_words):
+            last += 1
+            if n >= depth:
+                if n - depth >= len(taken):
+                    yield taken, n - depth
+                if last < taken[n - depth] + back:
+                    last = taken[n - depth] + back
+            offered.append(last + latency)
+        freed.append(last)

@@ -1,7 +1,7 @@
 """The rules of a graph, checked on the result of every step.
 
-A rule is a generator of faults, and `verify` raises the first one. In stage ``spec`` the fault is the user's;
-in the result of a later step it is a bug of ours, shown with the graph around it.
+A rule is a generator of faults, and `verify` raises the first one: what comes behind it is never asked for. In stage
+``spec`` the fault is the user's; in the result of a later step it is a bug of ours, shown with the graph around it.
 
 `Graph` derives all shapes when it is made, so a graph that is seen here has the arrays its shapes come from.
 """
@@ -19,25 +19,43 @@ from typing import get_args
 import numpy as np
 
 from .errors import CompileError, InternalError, quote
+from .functions import FUNCTIONS
 from .graph import (
     Add,
+    ArgMax,
     AveragePool,
     BatchNorm,
+    ChannelShuffle,
     Clip,
     Concat,
     Conv2D,
+    Crop,
     Dense,
+    DepthOrder,
     DepthToSpace,
+    Flatten,
     FoldRule,
     Graph,
     Input,
     Linear,
     MaxPool,
+    Multiply,
     Node,
+    Pad,
     Pca,
+    Pointwise,
+    Prelu,
+    QAdd,
+    QAveragePool,
     QConv2D,
+    QMultiply,
+    QTable,
+    Reshape,
+    Rounding,
     ScaleBias,
     Shape,
+    Slice,
+    SpaceToDepth,
     Upsample,
 )
 from .numbers import (
@@ -46,6 +64,7 @@ from .numbers import (
     MAX_SHIFT,
     MIN_BITS,
     MULTIPLIER_BITS,
+    Format,
     accumulator_range,
 )
 
@@ -65,6 +84,17 @@ MAX_INPUTS = 1 << 10
 
 Dims = tuple[int | str, ...]
 """The shape an array must have; a string stands for any size from 1 on, the same wherever it occurs again."""
+
+OPTIONAL = ("offset",)
+"""Arrays that a node may go without."""
+
+MAX_TFLITE = 1 << 31
+"""Multipliers of tflite are below it, and what they multiply is not above."""
+
+MOVERS = (
+    *(MaxPool, Concat, Slice, ChannelShuffle, DepthToSpace, SpaceToDepth, Upsample, Pad, Crop, Reshape, Flatten, ArgMax),
+)
+"""What works on reals and on raw integers alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +241,8 @@ def exact_arrays(graph: Graph) -> Iterator[Fault]:
             name = f"{node.name}.{part}"
             extra.pop(name, None)
             if name not in graph.weights:
-                yield Fault(node, f"array {name!r} is missing")
+                if part not in OPTIONAL:
+                    yield Fault(node, f"array {name!r} is missing")
             elif not fits(graph.weights[name].shape, dims, sizes):
                 found = show_dims(graph.weights[name].shape)
                 yield Fault(node, f"array {name!r} must have shape {show_dims(dims)}, not {found}")
@@ -226,7 +257,7 @@ def bounded_tensors(graph: Graph) -> Iterator[Fault]:
         if min(shape) < 1 or math.prod(shape) > MAX_ELEMENTS:
             hint = "shrink the input, or use a larger stride"
             yield Fault(node, f"output {_by(shape)} must have 1 to {MAX_ELEMENTS} elements", hint)
-        if isinstance(node, Conv2D | QConv2D | MaxPool | AveragePool):
+        if isinstance(node, Conv2D | QConv2D | MaxPool | AveragePool | QAveragePool):
             height, width, channels = graph.shapes[node.inputs[0]]
             padded = (height + sum(node.padding[0]), width + sum(node.padding[1]), channels)
             if math.prod(padded) > MAX_ELEMENTS:
@@ -240,19 +271,28 @@ def sane_windows(graph: Graph) -> Iterator[Fault]:
     A convolution may be padded by more than its kernel: folding makes such, and gives the bias there.
     """
     for node in graph.nodes:
-        if isinstance(node, DepthToSpace | Upsample):
-            name, steps = ("block", node.block) if isinstance(node, DepthToSpace) else ("factor", node.factor)
-            if not all(1 <= step <= MAX_STEP for step in steps):
-                yield Fault(node, f"{name} must be 1 to {MAX_STEP}, not {steps}")
-        if not isinstance(node, Conv2D | QConv2D | MaxPool | AveragePool):
+        match node:
+            case DepthToSpace() | SpaceToDepth() if not all(1 <= step <= MAX_STEP for step in node.block):
+                yield Fault(node, f"block must be 1 to {MAX_STEP}, not {node.block}")
+            case DepthToSpace() | SpaceToDepth() if node.order not in get_args(DepthOrder):
+                yield Fault(node, f"order must be one of {', '.join(get_args(DepthOrder))}, not {node.order!r}")
+            case Upsample() if not all(1 <= step <= MAX_STEP for step in node.factor):
+                yield Fault(node, f"factor must be 1 to {MAX_STEP}, not {node.factor}")
+            case Pad() if not math.isfinite(node.value):
+                yield Fault(node, f"value must be finite, not {node.value}")
+            case Pad() if not all(0 <= pad <= MAX_STEP for pad in chain(*node.padding)):
+                yield Fault(node, f"padding must be 0 to {MAX_STEP}, not {node.padding}")
+            case Crop() if not all(0 <= crop <= MAX_STEP for crop in chain(*node.cropping)):
+                yield Fault(node, f"cropping must be 0 to {MAX_STEP}, not {node.cropping}")
+        if not isinstance(node, Conv2D | QConv2D | MaxPool | AveragePool | QAveragePool):
             continue
-        if isinstance(node, Conv2D) and not all(1 <= step <= MAX_STEP for step in node.dilation):
+        if isinstance(node, Conv2D | QConv2D) and not all(1 <= step <= MAX_STEP for step in node.dilation):
             yield Fault(node, f"dilation must be 1 to {MAX_STEP}, not {node.dilation}")
         if not all(1 <= step <= MAX_STEP for step in node.stride):
             yield Fault(node, f"stride must be 1 to {MAX_STEP}, not {node.stride}")
         if not all(0 <= pad <= MAX_STEP for pad in chain(*node.padding)):
             yield Fault(node, f"padding must be 0 to {MAX_STEP}, not {node.padding}")
-        if isinstance(node, MaxPool | AveragePool):
+        if isinstance(node, MaxPool | AveragePool | QAveragePool):
             if not all(1 <= size <= MAX_STEP for size in node.kernel):
                 yield Fault(node, f"kernel must be 1 to {MAX_STEP}, not {node.kernel}")
             if any(max(pads) >= size for pads, size in zip(node.padding, node.kernel, strict=True)):
@@ -270,10 +310,31 @@ def rising_classes(graph: Graph) -> Iterator[Fault]:
                     yield Fault(node, f"border classes must rise from 0 to below {size}, not {starts}")
 
 
+def whole_groups(graph: Graph) -> Iterator[Fault]:
+    """The channels of a convolution fall into equal groups."""
+    for node in graph.nodes:
+        if isinstance(node, Conv2D | QConv2D):
+            channels = graph.shapes[node.inputs[0]][2], graph.shapes[node.name][2]
+            if node.groups < 1 or any(count % node.groups for count in channels):
+                message = f"groups must divide the {channels[0]} channels it reads and the {channels[1]} it makes"
+                yield Fault(node, f"{message}, not {node.groups}", "choose a divisor of both")
+
+
+def known_heads(graph: Graph) -> Iterator[Fault]:
+    """Every head names an output, no two the same one."""
+    seen: set[str] = set()
+    for name, head in graph.heads:
+        if name not in graph.outputs or name in seen:
+            yield Fault(None, f"a head must name an output of its own, not {name!r}")
+        if not 0 < head.beta < math.inf:
+            yield Fault(graph.node(name), f"beta of its softmax must be positive and finite, not {head.beta}")
+        seen.add(name)
+
+
 def matching_labels(graph: Graph) -> Iterator[Fault]:
-    """Labels name the channels of the first output."""
+    """Labels name the channels of the first output, or those it is the number of."""
     node = graph.node(graph.outputs[0])
-    channels = graph.shapes[node.name][2]
+    channels = graph.shapes[node.inputs[0] if isinstance(node, ArgMax) else node.name][2]
     if graph.labels and len(graph.labels) != channels:
         hint = "give one label a channel, in order, or none at all"
         yield Fault(node, f"output has {channels} channels, but there are {len(graph.labels)} labels", hint)
@@ -286,11 +347,6 @@ def real_nodes(graph: Graph) -> Iterator[Fault]:
     for node in graph.nodes:
         if isinstance(node, Linear) and node.fold not in get_args(FoldRule):
             yield Fault(node, f"fold must be one of {', '.join(get_args(FoldRule))}, not {node.fold!r}")
-        if isinstance(node, Conv2D):
-            channels = graph.shapes[node.inputs[0]][2], graph.shapes[node.name][2]
-            if node.groups < 1 or any(count % node.groups for count in channels):
-                message = f"groups must divide the {channels[0]} channels it reads and the {channels[1]} it makes"
-                yield Fault(node, f"{message}, not {node.groups}", "choose a divisor of both")
         match node:
             case Input() if not -math.inf < node.low < node.high < math.inf:
                 yield Fault(node, f"range must be finite, low below high, not {[node.low, node.high]}")
@@ -307,7 +363,14 @@ def real_nodes(graph: Graph) -> Iterator[Fault]:
                     yield Fault(node, f"variance + epsilon must be positive, neither negative, not {found}")
             case Pca() if node.whiten and graph.weights[f"{node.name}.explained_variance"].min() < 0:
                 yield Fault(node, "explained variance must not be negative")
-            case QConv2D():
+            case Pointwise() if node.function not in FUNCTIONS:
+                yield Fault(node, f"function must be one of {', '.join(FUNCTIONS)}, not {quote(node.function)}")
+            case Pointwise():
+                names, _ = FUNCTIONS[node.function]
+                if len(node.parameters) != len(names) or not all(map(math.isfinite, node.parameters)):
+                    takes = ", ".join(names) or "no parameters"
+                    yield Fault(node, f"{node.function} takes {takes}, all finite, not {node.parameters}")
+            case QConv2D() | QAveragePool() | QAdd() | QMultiply() | QTable():
                 yield Fault(node, f"{node.op} must not stand in a real graph")
 
 
@@ -326,6 +389,11 @@ def real_arrays(graph: Graph) -> Iterator[Fault]:
 
 def integer_nodes(graph: Graph) -> Iterator[Fault]:
     for node in graph.nodes:
+        if isinstance(node, QConv2D | QAveragePool | QAdd | QMultiply):
+            if node.rounding not in get_args(Rounding):
+                yield Fault(node, f"rounding must be one of {', '.join(get_args(Rounding))}, not {quote(node.rounding)}")
+            if not node.format.min_raw <= node.low <= node.high <= node.format.max_raw:
+                yield Fault(node, f"limits must rise inside {node.format}, not {[node.low, node.high]}")
         match node:
             case Input():
                 if node.format is None:
@@ -335,39 +403,138 @@ def integer_nodes(graph: Graph) -> Iterator[Fault]:
                     yield Fault(node, f"weight_bits must be {MIN_BITS} to {MAX_BITS}, not {node.weight_bits}")
                 if node.kind not in ("conv2d", "dense"):
                     yield Fault(node, f"kind must be 'conv2d' or 'dense', not {node.kind!r}")
-                if not 1 <= node.shift <= MAX_SHIFT:
-                    yield Fault(node, f"shift must be 1 to {MAX_SHIFT}, not {node.shift}")
-                if not node.format.min_raw <= node.low <= node.high <= node.format.max_raw:
-                    yield Fault(node, f"limits must rise inside {node.format}, not {[node.low, node.high]}")
-            case MaxPool():
-                pass
-            case _:
+                if node.rounding == "native":
+                    yield from _shift_in_range(node, node.shift)
+            case QAveragePool() | QAdd() | QMultiply() | QTable() | Concat():
+                pass  # `joined_formats`, `exact_factors`
+            case _ if not isinstance(node, MOVERS):
                 yield Fault(node, f"{node.op} must not stand in an integer graph")
 
 
-def integer_arrays(graph: Graph) -> Iterator[Fault]:
-    """Every integer within its width."""
-    for node, name in _arrays(graph):
-        if graph.weights[name].dtype != np.int64:
-            yield Fault(node, f"array {name!r} must hold int64, not {graph.weights[name].dtype}")
+def joined_formats(graph: Graph) -> Iterator[Fault]:
+    """What is only moved, or averaged, keeps its format; a table has a row for each channel or one, as long as its input."""
     for node in graph.nodes:
-        if isinstance(node, QConv2D):
+        match node:
+            case Concat():
+                formats = [graph.format_of(name) for name in node.inputs]
+                for name, form in zip(node.inputs, formats, strict=True):
+                    if form != formats[0]:
+                        message = f"'{node.inputs[0]}' is {formats[0]}, but '{name}' is {form}"
+                        yield Fault(node, f"concat takes tensors of one format: {message}", "requantize one of them")
+            case QAveragePool(rounding="native" | "tflite"):
+                source = graph.format_of(node.inputs[0])
+                if node.format != source:
+                    yield Fault(node, f"format must be that of its input, {source}, not {node.format}")
+            case QTable():
+                source, table = graph.format_of(node.inputs[0]), graph.weights[f"{node.name}.table"]
+                rows, entries = {1, graph.shapes[node.name][2]}, 1 << source.bits
+                if table.shape[0] not in rows or table.shape[1] != entries:
+                    wanted = " or ".join(f"({row}, {entries})" for row in sorted(rows))
+                    yield Fault(node, f"array '{node.name}.table' must have shape {wanted}, not {table.shape}")
+
+
+def exact_factors(graph: Graph) -> Iterator[Fault]:
+    """Multipliers, exponents and ratios of pools, sums and products in range; no product leaves 64 bits."""
+    for node in graph.nodes:
+        if not isinstance(node, QAveragePool | QAdd | QMultiply):
+            continue
+        reaches = [_magnitude(graph.format_of(name)) for name in node.inputs]
+        match node:
+            case QAveragePool(rounding="float32" | "float64"):
+                yield from _ratios_in_range(node, (node.ratio,), 1)
+            case QAdd(rounding="float32" | "float64"):
+                yield from _ratios_in_range(node, node.ratios, 2)
+            case QMultiply(rounding="float32" | "float64"):
+                yield from _ratios_in_range(node, (node.ratio,), 1)
+            case QAdd(rounding="native"):
+                yield from _shift_in_range(node, node.shift)
+                if len(node.multipliers) != 2 or any(abs(m) >= MAX_TFLITE or s for m, s in node.multipliers):
+                    yield Fault(node, f"multipliers must be 2 below {MAX_TFLITE}, with exponents 0, not {node.multipliers}")
+            case QAdd(rounding="tflite"):
+                if len(node.multipliers) != 3 or node.multipliers[2][0] < 0:
+                    yield Fault(node, f"multipliers must be 3, the last not negative, not {node.multipliers}")
+                if not 0 <= node.shift < 32:
+                    yield Fault(node, f"shift must be 0 to 31, not {node.shift}")
+                for m, s in node.multipliers:
+                    yield from _tflite_in_range(node, (abs(m), s))
+                for reach, (_, s) in zip(reaches, node.multipliers[:2], strict=True):
+                    yield from _tflite_operand(node, reach << node.shift + max(s, 0))
+            case QMultiply(rounding="native"):
+                yield from _shift_in_range(node, node.shift)
+                m, s = node.multiplier
+                if not 0 <= m < MAX_TFLITE or s or m * math.prod(reaches) >= 1 << MAX_SHIFT:
+                    limit = f"0 to {MAX_TFLITE - 1} with exponent 0, and its products below 2**{MAX_SHIFT}"
+                    yield Fault(node, f"multiplier must be {limit}, not {node.multiplier}")
+            case QMultiply(rounding="tflite"):
+                yield from _tflite_in_range(node, node.multiplier)
+                yield from _tflite_operand(node, math.prod(reaches) << max(node.multiplier[1], 0))
+
+
+def _shift_in_range(node: Node, shift: int) -> Iterator[Fault]:
+    if not 1 <= shift <= MAX_SHIFT:
+        yield Fault(node, f"shift must be 1 to {MAX_SHIFT}, not {shift}")
+
+
+def _ratios_in_range(node: QAveragePool | QAdd | QMultiply, ratios: Sequence[float], count: int) -> Iterator[Fault]:
+    good = [math.isfinite(ratio) and (ratio > 0 or (ratio < 0 and isinstance(node, QAdd))) for ratio in ratios]
+    if len(ratios) != count or not all(good):
+        kind = "finite and not 0" if isinstance(node, QAdd) else "finite and positive"
+        yield Fault(node, f"ratios must be {count}, {kind}, not {tuple(ratios)}")
+
+
+def _tflite_in_range(node: Node, multiplier: tuple[int, int]) -> Iterator[Fault]:
+    m, s = multiplier
+    if not (0 <= m < MAX_TFLITE and -31 <= s <= 30):
+        yield Fault(node, f"multiplier must be 0 to {MAX_TFLITE - 1} with exponent -31 to 30, not {multiplier}")
+
+
+def _tflite_operand(node: Node, reach: int) -> Iterator[Fault]:
+    if reach > MAX_TFLITE:
+        message = f"what it multiplies must stay within ±{MAX_TFLITE}, not {reach}"
+        yield Fault(node, message, "its scales are too far apart", by_user=True)
+
+
+def _magnitude(form: Format) -> int:
+    """The greatest difference from the zero point."""
+    return max(form.max_raw - form.zero_point, form.zero_point - form.min_raw)
+
+
+def integer_arrays(graph: Graph) -> Iterator[Fault]:
+    """Every integer within its width, every scale positive."""
+    for node, name in _arrays(graph):
+        array, part = graph.weights[name], name.rpartition(".")[2]
+        dtype = np.float64 if part in ("scale", "offset") else np.int64
+        if array.dtype != dtype:
+            yield Fault(node, f"array {name!r} must hold {np.dtype(dtype)}, not {array.dtype}")
+        elif dtype is np.float64:
+            if not np.isfinite(array).all() or (part == "scale" and array.min() <= 0):
+                kind = "finite and positive" if part == "scale" else "finite"
+                yield Fault(node, f"array {name!r} must be {kind}", by_user=True)
+        elif part in (limits := _integer_limits(node)):
+            low, high = limits[part]
+            least, most = int(array.min()), int(array.max())
+            if not low <= least <= most <= high:
+                yield Fault(node, f"array {name!r} must stay in {[low, high]}, not {[least, most]}")
+
+
+def _integer_limits(node: Node) -> dict[str, tuple[int, int]]:
+    match node:
+        case QConv2D():
             largest = 1 << (node.weight_bits - 1)
-            limits = {
-                "w": [-largest, largest - 1],
-                "b": [-MAX_ACCUMULATOR, MAX_ACCUMULATOR],
-                "m": [0, (1 << MULTIPLIER_BITS) - 1],
+            most_m = MAX_TFLITE - 1 if node.rounding == "tflite" else (1 << MULTIPLIER_BITS) - 1
+            return {
+                "w": (-largest, largest - 1),
+                "b": (-MAX_ACCUMULATOR, MAX_ACCUMULATOR),
+                "m": (0, most_m),
+                "s": (-31, 30),
             }
-            for part, (low, high) in limits.items():
-                array = graph.weights[f"{node.name}.{part}"]
-                least, most = int(array.min()), int(array.max())
-                if not low <= least <= most <= high:
-                    message = f"array '{node.name}.{part}' must stay in {[low, high]}, not {[least, most]}"
-                    yield Fault(node, message)
+        case QTable():
+            return {"table": (node.format.min_raw, node.format.max_raw)}
+    return {}
 
 
 def exact_accumulators(graph: Graph) -> Iterator[Fault]:
-    """No accumulator is so wide that the requantizer would leave 64 bits."""
+    """No accumulator is so wide that the requantizer would leave 64 bits, or tflite's its 32."""
     for node in graph.nodes:
         if isinstance(node, QConv2D):
             w_rcohwi, b_rco = (
@@ -375,9 +542,12 @@ def exact_accumulators(graph: Graph) -> Iterator[Fault]:
             )
             x_format = graph.format_of(node.inputs[0])
             acc = accumulator_range(w_rcohwi, b_rco, x_format.min_raw, x_format.max_raw)
-            if max(-acc.low, acc.high) > MAX_ACCUMULATOR:
+            if acc.magnitude > MAX_ACCUMULATOR:
                 found = [acc.low, acc.high]
                 yield Fault(node, f"accumulator must stay within ±{MAX_ACCUMULATOR}, not {found}")
+            if node.rounding == "tflite":
+                left = max(0, int(graph.weights[f"{node.name}.s"].max()))
+                yield from _tflite_operand(node, acc.magnitude << left)
 
 
 RULES: tuple[Rule, ...] = (
@@ -388,11 +558,13 @@ RULES: tuple[Rule, ...] = (
     sane_windows,  # before sizes, which follow from them
     bounded_tensors,  # before arrays: the size of one layer is in the arrays of the next
     exact_arrays,
+    whole_groups,
     rising_classes,
+    known_heads,
     matching_labels,
 )
 REAL_RULES: tuple[Rule, ...] = (real_nodes, real_arrays)
-INTEGER_RULES: tuple[Rule, ...] = (integer_nodes, integer_arrays, exact_accumulators)
+INTEGER_RULES: tuple[Rule, ...] = (integer_nodes, integer_arrays, joined_formats, exact_factors, exact_accumulators)
 
 
 # ------------------------------------------------------------------------------------------ operators' tables
@@ -402,6 +574,8 @@ def arity(node: Node) -> tuple[int, int]:
     """How many tensors a node reads, at least and at most."""
     if isinstance(node, Input):
         return 0, 0
+    if isinstance(node, Multiply | QAdd | QMultiply):
+        return 2, 2
     return (2, MAX_INPUTS) if isinstance(node, Add | Concat) else (1, 1)
 
 
@@ -410,10 +584,16 @@ def array_dims(node: Node, inputs: Sequence[Shape]) -> dict[str, Dims]:
     match node:
         case Conv2D() | QConv2D():
             rows, cols = len(node.classes.rows), len(node.classes.cols)
-            groups = max(1, node.groups) if isinstance(node, Conv2D) else 1
-            reads = inputs[0][2] // groups
+            reads = inputs[0][2] // max(1, node.groups)
             dims: dict[str, Dims] = {"w": (rows, cols, "O", "kh", "kw", reads), "b": (rows, cols, "O")}
-            return dims | {"m": ("O",)} if isinstance(node, QConv2D) else dims
+            if isinstance(node, QConv2D):
+                parts = {"native": ("m",), "tflite": ("m", "s")}.get(node.rounding, ("scale", "offset"))
+                dims |= dict.fromkeys(parts, ("O",))
+            return dims
+        case QTable():
+            return {"table": ("tables", "entries")}
+        case Prelu():
+            return {"slope": (inputs[0][2],)}
         case Dense():
             return {"w": ("O", math.prod(inputs[0])), "b": ("O",)}
         case BatchNorm():
@@ -443,7 +623,8 @@ def show_dims(dims: Dims) -> str:
 def _arrays(graph: Graph) -> Iterator[tuple[Node, str]]:
     for node in graph.nodes:
         for part in array_dims(node, [graph.shapes[name] for name in node.inputs]):
-            yield node, f"{node.name}.{part}"
+            if part not in OPTIONAL or f"{node.name}.{part}" in graph.weights:
+                yield node, f"{node.name}.{part}"
 
 
 def _by(shape: Shape) -> str:

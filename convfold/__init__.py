@@ -10,15 +10,17 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from convfold.accelerator import Accelerator
     from convfold.api import Compiled, compile
     from convfold.compiler.errors import CompileError
     from convfold.compression import Compression, compress
 
 __version__ = version("convfold")
 
-__all__ = ["CompileError", "Compiled", "Compression", "__version__", "compile", "compress"]
+__all__ = ["Accelerator", "CompileError", "Compiled", "Compression", "__version__", "compile", "compress"]
 
 _HOMES = {
+    "Accelerator": "convfold.accelerator",
     "CompileError": "convfold.compiler.errors",
     "Compiled": "convfold.api",
     "Compression": "convfold.compression",

@@ -6,26 +6,29 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convfold.compiler.approximate import approximate as approximate_pairs
 from convfold.compiler.emit import Emission, emit, npz_bytes
 from convfold.compiler.errors import CompileError
 from convfold.compiler.evaluate import accuracy, evaluate
 from convfold.compiler.explain import explain
-from convfold.compiler.graph import Graph
+from convfold.compiler.graph import ArgMax, Graph
+from convfold.compiler.graph_file import dump_graph
+from convfold.compiler.importers import import_model, is_quantized
 from convfold.compiler.lossy import Budget, Evidence
 from convfold.compiler.numbers import IntArray, RealArray
 from convfold.compiler.passes import Options, fold
+from convfold.compiler.passes.rewrite import fresh_name
 from convfold.compiler.plan import Plan, make_plan
 from convfold.compiler.quantize import QuantizeOptions, quantize
 from convfold.compiler.report import report_html
-from convfold.compiler.spec import load_spec
 from convfold.compiler.targets import get_target
 from convfold.compiler.verify import verify
 from convfold.sim import golden
@@ -64,16 +67,18 @@ class Compiled:
         if self.labelled is None or self.labelled.labels is None:
             return None
         x, y = self.labelled.images, self.labelled.labels
-        before = evaluate(self.network, x)[self.network.outputs[0]]
-        after = evaluate(self.folded, x)[self.folded.outputs[0]]
-        raw = golden.run(self.integers, self.integers.format_of(self.integers.input.name).quantize(x))
-        scale = float(np.max(np.abs(before))) or 1.0
-        return {
-            "samples": len(y),
-            "float": accuracy(before, y),
-            "integer": accuracy(raw[self.integers.outputs[0]], y),
-            "folding_difference": float(np.max(np.abs(before - after))) / scale,
-        }
+        name = self.integers.outputs[0]
+        raw = golden.run(self.integers, self.integers.format_of(self.integers.input.name).quantize(x))[name]
+        found: dict[str, Any] = {"samples": len(y), "integer": _accuracy(self.integers, name, raw, y)}
+        if not is_quantized(self.network):
+            before = evaluate(self.network, x)[self.network.outputs[0]]
+            after = evaluate(self.folded, x)[self.folded.outputs[0]]
+            scale = float(np.max(np.abs(before))) or 1.0
+            found |= {
+                "float": _accuracy(self.network, self.network.outputs[0], before, y),
+                "folding_difference": float(np.max(np.abs(before - after))) / scale,
+            }
+        return found
 
     def write(self, folder: str | Path) -> Path:
         """Write the build folder; it appears whole or not at all. A build that is there already is replaced.
@@ -82,13 +87,15 @@ class Compiled:
         """
         folder = Path(folder)
         self._check_folder(folder)
-        explanations = [str(entry) for entry in explain(self.network, self.folded)]
+        explained = [] if is_quantized(self.network) else explain(self.network, self.folded)
+        explanations = [str(entry) for entry in explained]
         extra: dict[str, Any] = {"accuracy": self.accuracy, "explanations": explanations}
         if self.command is not None:
             extra["command"] = self.command
         files = emit(Emission(self.plan, self.network, self.source, self.source_sha256, extra))
-        expected = golden.run(self.integers, self.vectors)[self.integers.outputs[0]]
-        files["vectors.npz"] = npz_bytes({"inputs": self.vectors, "outputs": expected})
+        files["vectors.npz"] = npz_bytes(vectors(self.integers, self.vectors))
+        files["network.json"] = (json.dumps(dump_graph(self.integers), indent=1, ensure_ascii=False) + "\n").encode()
+        files["network.npz"] = npz_bytes(self.integers.weights)
         files["report.html"] = report_html(json.loads(files["manifest.json"])).encode()
         try:
             _replace_folder(folder, files)
@@ -110,6 +117,20 @@ class Compiled:
                     raise CompileError(str(folder), f"cannot be replaced, because {what} is in it", another)
         except OSError as error:
             raise CompileError(str(folder), f"cannot be read: {error.strerror}", another) from error
+
+
+def _accuracy(graph: Graph, output: str, values: NDArray[np.float64] | IntArray, labels: IntArray) -> float:
+    """The share of frames classified rightly, by the greatest output or by the one that an argmax names."""
+    if isinstance(graph.node(output), ArgMax):
+        return float(np.mean(values.reshape(-1) == labels))
+    return accuracy(values, labels)
+
+
+def vectors(graph: Graph, frames: IntArray) -> dict[str, IntArray]:
+    """Frames and what the golden model makes of them: ``outputs``, or ``outputs0``, ``outputs1``, … of several."""
+    results = golden.run(graph, frames)
+    names = ["outputs"] if len(graph.outputs) == 1 else [f"outputs{n}" for n in range(len(graph.outputs))]
+    return {"inputs": frames} | {name: results[output] for name, output in zip(names, graph.outputs, strict=True)}
 
 
 def _is_build(folder: Path) -> bool:
@@ -148,6 +169,8 @@ def compile(
     fold_options: Options | None = None,
     quantize_options: QuantizeOptions | None = None,
     approximate: Budget | None = None,
+    input_range: tuple[float, float] | None = None,
+    head: str | None = None,
     progress: Progress = lambda step: None,
 ) -> Compiled:
     """Compile a network file for a target, smallest or for ``fps`` frames a second.
@@ -156,13 +179,17 @@ def compile(
     ``.npz`` with images ``x`` and labels ``y``.
 
     With ``approximate`` pairs of layers with a rectifier between them become one where that stays within the budget.
+    ``input_range`` are the limits of the real inputs of a float model of another tool (by default -1 to 1). With ``head``
+    ``"argmax"`` the accelerator sends the number of the greatest output instead of all.
+
+    A model that comes in integers keeps them: nothing is folded or quantized anew.
 
     *Raises* ``CompileError`` for anything wrong with the input.
     """
     path = Path(net)
     chip = get_target(target)
     progress("import")
-    network = load_spec(path)
+    network = import_model(path, input_range)
     match calibration:
         case None | np.ndarray():
             images = calibration
@@ -171,15 +198,23 @@ def compile(
         case _:
             raise TypeError(f"calibration must be an array or the path of an .npz, not {calibration!r}")
     labelled = None if test is None else load_samples(Path(test), network, labels=True)
-    progress("fold")
-    folded = fold(network, fold_options or Options())
-    if approximate is not None:
-        progress("approximate")
-        test_images, labels = (None, None) if labelled is None else (labelled.images, labelled.labels)
-        evidence = Evidence.of(images, test_images, labels)
-        folded = verify(approximate_pairs(folded, approximate, evidence, fold_options or Options()), "approximate")
-    progress("quantize")
-    integers = verify(quantize(folded, quantize_options or QuantizeOptions(), images), "integer")
+    if is_quantized(network):
+        folded = integers = network
+        if calibration is not None or approximate is not None:
+            message = "comes in integers of its own, so there is nothing to calibrate or to approximate"
+            raise CompileError(path.name, message, "leave these options out")
+    else:
+        progress("fold")
+        folded = fold(network, fold_options or Options())
+        if approximate is not None:
+            progress("approximate")
+            test_images, labels = (None, None) if labelled is None else (labelled.images, labelled.labels)
+            evidence = Evidence.of(images, test_images, labels)
+            folded = verify(approximate_pairs(folded, approximate, evidence, fold_options or Options()), "approximate")
+        progress("quantize")
+        integers = verify(quantize(folded, quantize_options or QuantizeOptions(), images), "integer")
+    if head is not None:
+        integers = verify(_with_head(integers, head), "integer")
     progress("plan")
     plan = make_plan(integers, chip, fps)
     real = labelled.images if labelled is not None else images
@@ -193,6 +228,21 @@ def compile(
         vectors=_vectors(integers, real),
         labelled=labelled,
     )
+
+
+def _with_head(graph: Graph, head: str) -> Graph:
+    """The graph with an argmax behind every output; a softmax there would change no order."""
+    if head != "argmax":
+        raise CompileError("--head", f"{head!r} is no head", "the one there is, is argmax")
+    nodes, taken = list(graph.nodes), set(graph.shapes)
+    outputs = []
+    for name in graph.outputs:
+        if graph.shapes[name][2] < 2:
+            raise CompileError("--head", f"output {name!r} has a single channel, so there is no greatest", "leave --head out")
+        outputs.append(fresh_name(f"{name}_argmax", taken))
+        taken.add(outputs[-1])
+        nodes.append(ArgMax(name=outputs[-1], inputs=(name,), source=f"--head {head}"))
+    return replace(graph, nodes=tuple(nodes), outputs=tuple(outputs), heads=())
 
 
 def _vectors(graph: Graph, images: RealArray | None) -> IntArray:

@@ -140,6 +140,12 @@ calibration_option = click.option(
     "--calibration", type=click.Path(path_type=Path), help="Images (.npz with x) that set the ranges of all tensors."
 )
 
+range_option = click.option(
+    "--input-range",
+    type=(float, float),
+    metavar="LOW HIGH",
+    help="Limits of the real inputs, for float models of other tools [default: -1 1].",
+)
 error_option = click.option("--error", type=click.FloatRange(0), help="Budget: error of a layer's responses, of their spread.")
 drop_option = click.option("--accuracy-drop", type=click.FloatRange(0), help="Budget: points of accuracy on --test.")
 
@@ -166,6 +172,8 @@ drop_option = click.option("--accuracy-drop", type=click.FloatRange(0), help="Bu
 @click.option("--approximate", is_flag=True, help="Fit one layer to each pair with a rectifier between, within a budget.")
 @error_option
 @drop_option
+@range_option
+@click.option("--head", type=click.Choice(["argmax"]), help="argmax: send the number of the greatest output instead of all.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Build folder [default: build/NAME].")
 @json_option
 @_reports_errors
@@ -184,11 +192,14 @@ def compile_(
     approximate: bool,
     error: float | None,
     accuracy_drop: float | None,
+    input_range: tuple[float, float] | None,
+    head: str | None,
     output: Path | None,
     as_json: bool,
 ) -> int:
-    """Compile the network NET (.toml or .json) into a build folder."""
+    """Compile the network NET (.toml, .json, .tflite, .onnx, .keras, .h5, .pt2) into a build folder."""
     from convfold.api import compile as compile_network
+    from convfold.compiler.importers import is_quantized
     from convfold.compiler.passes import Options
     from convfold.compiler.quantize import QuantizeOptions
     from convfold.compression import read_budget
@@ -205,13 +216,15 @@ def compile_(
             fold_options=Options(fold=fold_mode, force=force_fold),
             quantize_options=QuantizeOptions(bits, weight_bits, method, percentile),
             approximate=read_budget(error, accuracy_drop) if approximate else None,
+            input_range=input_range,
+            head=head,
             progress=progress,
         )
         progress("emit")
         compiled = replace(compiled, command=_command())
         folder = compiled.write(output or Path("build") / compiled.network.name)
     manifest = _read_build(folder)
-    if calibration is None:
+    if calibration is None and not is_quantized(compiled.network):
         err.print(
             "[bold yellow]warning:[/] no --calibration: ranges are bounds proven from the input range, wider than real images "
             "need, and that costs accuracy"
@@ -247,10 +260,10 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
     for name in ("multiplies", "multipliers", "cycles", "share"):
         table.add_column(name, justify="right")
     for layer in manifest["layers"]:
-        kernel = "×".join(map(str, layer["kernel"]))
+        kernel = "×".join(map(str, layer.get("kernel", ())))
         table.add_row(
             layer["name"],
-            layer["op"] if layer["op"] == "dense" else f"{layer['op']} {kernel}",
+            layer["op"] if layer["op"] == "dense" else f"{layer['op']} {kernel}".strip(),
             "×".join(map(str, layer["out_shape"])),
             f"{layer['macs']:,}",
             str(layer["multipliers"] or ""),
@@ -264,10 +277,10 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
     out.print(f"\nfolding    {before:,} multiplies a frame became {after:,}")
     if manifest["accuracy"]:
         found = manifest["accuracy"]
-        out.print(
-            f"accuracy   float {found['float']:.2%}, integer {found['integer']:.2%} on {found['samples']} test images; "
-            f"folded and unfolded differ by {found['folding_difference']:.1e}"
-        )
+        shares = f"integer {found['integer']:.2%} on {found['samples']} test images"
+        if "float" in found:
+            shares = f"float {found['float']:.2%}, {shares}; folded and unfolded differ by {found['folding_difference']:.1e}"
+        out.print(f"accuracy   {shares}")
     out.print(
         f"speed      {manifest['interval_cycles']:,} cycles a frame, {manifest['latency_cycles']:,} from first beat to last: "
         f"{manifest['frames_per_second']:,.0f} frames/s at {manifest['plan_mhz']:g} MHz"
@@ -286,21 +299,30 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
 @click.option("--calibration", type=click.Path(path_type=Path), help="Images (.npz with x) on which each claim is checked.")
 @fold_option
 @force_option
+@range_option
 @json_option
 @_reports_errors
 def explain(
-    net: Path, calibration: Path | None, fold_mode: Literal["exact", "interior", "off"], force_fold: bool, as_json: bool
+    net: Path,
+    calibration: Path | None,
+    fold_mode: Literal["exact", "interior", "off"],
+    force_fold: bool,
+    input_range: tuple[float, float] | None,
+    as_json: bool,
 ) -> int:
     """Say what is folded in NET, what is not and why, each claim checked numerically."""
     from dataclasses import asdict
 
     from convfold.compiler.explain import compare, summarize
     from convfold.compiler.explain import explain as explain_graphs
+    from convfold.compiler.importers import import_model, is_quantized
     from convfold.compiler.passes import Options, fold
-    from convfold.compiler.spec import load_spec
     from convfold.data import load_samples
 
-    before = load_spec(net)
+    before = import_model(net, input_range)
+    if is_quantized(before):
+        message = "comes in integers of its own; the algebra works on real numbers, so nothing is folded"
+        raise CompileError(net.name, message, "explain the float model that it was made from")
     after = fold(before, Options(fold=fold_mode, force=force_fold))
     images = None if calibration is None else load_samples(calibration, before).images
     entries = explain_graphs(before, after, images)

@@ -13,9 +13,9 @@ from convfold.compiler.compress import compress as compress_graph
 from convfold.compiler.compress_report import compress_html
 from convfold.compiler.errors import CompileError
 from convfold.compiler.graph import Graph
+from convfold.compiler.importers import import_model
 from convfold.compiler.lossy import Budget, Evidence
 from convfold.compiler.passes import Options
-from convfold.compiler.spec import load_spec
 from convfold.compiler.write_spec import spec_files
 
 from .api import Progress
@@ -74,7 +74,7 @@ def compress(
     """
     budget = read_budget(error, accuracy_drop, macs)
     progress("import")
-    network = load_spec(Path(net))
+    network = import_model(Path(net))
     evidence = read_evidence(network, calibration, test)
     return Compression(Path(net), network, compress_graph(network, budget, evidence, fold_options or Options(), progress))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convfold.compiler.errors import CompileError
-from convfold.compiler.graph import Graph
+from convfold.compiler.graph import Graph, Shape
 from convfold.compiler.numbers import RealArray
 from convfold.compiler.spec import read_npz
 
@@ -27,14 +28,22 @@ class Samples:
 def load_samples(path: Path, graph: Graph, *, labels: bool = False) -> Samples:
     """The arrays ``x`` (and ``y``) of an ``.npz``, checked against the network's input.
 
+    ``x`` holds real values. For a network that came in integers ``x_raw`` may hold raw ones instead.
+
     *Raises* ``CompileError`` for a missing or unreadable file, missing arrays, wrong shapes, NaN, values out of the declared
     range, or labels that no output channel stands for.
     """
     arrays = read_npz(path, path.name)
     source = path.name
+    form = graph.input.format
+    if "x_raw" in arrays and form is not None:
+        raw = np.asarray(arrays["x_raw"])
+        if not np.issubdtype(raw.dtype, np.integer):
+            raise CompileError(source, f"x_raw has the type {raw.dtype}", "save raw images as integers, real ones as x")
+        arrays["x"] = form.dequantize(raw.astype(np.int64))
     if "x" not in arrays:
         raise CompileError(source, "has no array 'x'", f"save the images as x, shape (N, {str(graph.input.shape)[1:]}")
-    x = np.asarray(arrays["x"], dtype=np.float64)
+    x = _frames(np.asarray(arrays["x"], dtype=np.float64), graph.input.shape)
     if x.ndim != 4 or x.shape[1:] != graph.input.shape or not len(x):
         raise CompileError(source, f"x has the shape {x.shape}", f"it must be (N, {str(graph.input.shape)[1:]}")
     low, high = graph.input.low, graph.input.high
@@ -55,3 +64,9 @@ def load_samples(path: Path, graph: Graph, *, labels: bool = False) -> Samples:
     if y.min() < 0 or y.max() >= classes:
         raise CompileError(source, f"y has labels {y.min()} to {y.max()}", f"the network has the classes 0 to {classes - 1}")
     return Samples(x, y.astype(np.int64))
+
+
+def _frames(x: RealArray, shape: Shape) -> RealArray:
+    """Images that lack the axes of size 1, or are flat, in the network's shape."""
+    flat, trimmed = (math.prod(shape),), tuple(size for size in shape if size > 1)
+    return x.reshape(-1, *shape) if x.ndim and x.shape[1:] in (flat, trimmed) else x

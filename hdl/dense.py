@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .conv import Conv, ConvParams
+from .conv import ConvParams
+from .mac_stage import MacStage
 
 __all__ = ["DenseParams"]
 
@@ -37,6 +38,13 @@ class DenseParams:
     def ii(self) -> int:
         return self.conv.frame_cycles
 
-    def create(self, w_rcohwi: NDArray[np.int64], b_rco: NDArray[np.int64], m_o: NDArray[np.int64]) -> Conv:
+    def create(
+        self,
+        w_rcohwi: NDArray[np.int64],
+        b_rco: NDArray[np.int64],
+        m_o: NDArray[np.int64],
+        positive_o: NDArray[np.int64] | None = None,
+        negative_o: NDArray[np.int64] | None = None,
+    ) -> MacStage:
         """The hardware for weights ``(1, 1, outputs, H, W, C)``, given as a convolution's."""
-        return self.conv.create(w_rcohwi, b_rco, m_o)
+        return self.conv.create(w_rcohwi, b_rco, m_o, positive_o, negative_o)

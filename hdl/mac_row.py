@@ -13,7 +13,58 @@ from .multiplier import MultiplierParams
 from .rom import RomParams
 from .streams import beat_layout, delay
 
-__all__ = ["MacRow", "MacRowParams"]
+__all__ = ["DotParams", "MacRow", "MacRowParams"]
+
+
+@dataclass(frozen=True, slots=True)
+class DotParams:
+    """``acc = Σ_steps Σ_taps x · w``: multipliers, an adder tree and an accumulator; without weights (``w_bits`` 0) ``Σ Σ x``.
+
+    *Timing* ``ii`` 1 cycle; ``latency`` cycles from a step's samples to the sum that includes them.
+    """
+
+    taps: int
+    x_bits: int
+    x_signed: bool
+    w_bits: int
+    acc_bits: int
+    multiplier: str = "behavioural"
+
+    @property
+    def multiplier_params(self) -> MultiplierParams:
+        return MultiplierParams(self.x_bits + (not self.x_signed), self.w_bits, self.multiplier)
+
+    @property
+    def tree_levels(self) -> int:
+        return (self.taps - 1).bit_length()
+
+    @property
+    def latency(self) -> int:
+        """Multiply, tree, accumulate."""
+        return (self.multiplier_params.latency if self.w_bits else 0) + self.tree_levels + 1
+
+    def build(self, m: Module, samples: Sequence[Value], weights: Value, first: Value, name: str = "") -> Signal:
+        """Make it in ``m``. ``first`` comes one cycle before the sum that it opens, ``weights`` with the samples."""
+        terms: list[Value] = list(samples)
+        if self.w_bits:
+            for n, sample in enumerate(samples):
+                m.submodules[f"{name}multiplier{n}"] = multiplier = self.multiplier_params.create()
+                weight = weights[n * self.w_bits : (n + 1) * self.w_bits].as_signed()
+                m.d.comb += [multiplier.i_a.eq(sample), multiplier.i_b.eq(weight)]
+                terms[n] = multiplier.o
+        level = 0
+        while len(terms) > 1:
+            sums: list[Value] = []
+            for n in range(0, len(terms), 2):
+                pair = terms[n] + terms[n + 1] if n + 1 < len(terms) else terms[n]
+                register = Signal(pair.shape(), name=f"{name}sum_{level}_{n // 2}", reset_less=True)
+                m.d.sync += register.eq(pair)
+                sums.append(register)
+            terms = sums
+            level += 1
+        acc = Signal(signed(self.acc_bits), name=f"{name}acc", reset_less=True)
+        m.d.sync += acc.eq(Mux(first, 0, acc) + terms[0])
+        return acc
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +94,16 @@ class MacRowParams:
     memory: str = "behavioural"
 
     @property
+    def dot(self) -> DotParams:
+        return DotParams(self.taps, self.x_bits, self.x_signed, self.w_bits, self.acc_bits, self.multiplier)
+
+    @property
     def multiplier_params(self) -> MultiplierParams:
-        return MultiplierParams(self.x_bits + (not self.x_signed), self.w_bits, self.multiplier)
+        return self.dot.multiplier_params
 
     @property
     def rom_params(self) -> RomParams:
         return RomParams(self.taps * self.w_bits, self.depth_words, self.memory)
-
-    @property
-    def tree_levels(self) -> int:
-        return (self.taps - 1).bit_length()
 
     @property
     def address_lead(self) -> int:
@@ -64,8 +115,8 @@ class MacRowParams:
 
     @property
     def latency(self) -> int:
-        """hop, multiply, tree, accumulate, then ``pes`` hops through the chain and one register to enter it."""
-        return 1 + self.multiplier_params.latency + self.tree_levels + 1 + self.pes + 1
+        """hop, sum, then ``pes`` hops through the chain and one register to enter it."""
+        return 1 + self.dot.latency + self.pes + 1
 
     def reference(
         self, steps: Iterable[tuple[Sequence[int], int, bool, bool]], words: Sequence[Sequence[Sequence[int]]]
@@ -106,7 +157,7 @@ class MacRow(wiring.Component):
     def elaborate(self, _platform: object) -> Module:
         m = Module()
         p = self.params
-        to_sum = p.multiplier_params.latency + p.tree_levels
+        to_sum = p.dot.latency - 1
         address = self.i_address
         taps = Value.cast(self.i_taps)
         first = delay(m, self.i_first, to_sum, "first", reset_less=True)
@@ -178,28 +229,9 @@ class _ProcessingElement(wiring.Component):
 
         m.submodules.weights = weights = p.rom_params.create(self.words)
         m.d.comb += weights.i_addr.eq(address)
-        terms: list[Value] = []
-        for n in range(p.taps):
-            m.submodules[f"multiplier{n}"] = multiplier = p.multiplier_params.create()
-            m.d.comb += [
-                multiplier.i_a.eq(taps[n]),
-                multiplier.i_b.eq(weights.o[n * p.w_bits : (n + 1) * p.w_bits].as_signed()),
-            ]
-            terms.append(multiplier.o)
-        level = 0
-        while len(terms) > 1:
-            sums: list[Value] = []
-            for n in range(0, len(terms), 2):
-                pair = terms[n] + terms[n + 1] if n + 1 < len(terms) else terms[n]
-                register = Signal(pair.shape(), name=f"sum_{level}_{n // 2}", reset_less=True)
-                m.d.sync += register.eq(pair)
-                sums.append(register)
-            terms = sums
-            level += 1
-
-        acc = Signal(signed(p.acc_bits), reset_less=True)
+        acc = p.dot.build(m, [taps[n] for n in range(p.taps)], weights.o, first)
         finished = Signal()
-        m.d.sync += [acc.eq(Mux(first, 0, acc) + terms[0]), finished.eq(done)]
+        m.d.sync += finished.eq(done)
 
         enter = Signal(signed(p.acc_bits), reset_less=True)
         enter_valid = Signal()

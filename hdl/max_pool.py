@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .conv import Credits
+from .credits import Credits
 from .queue import QueueParams
 from .streams import beat_layout, beat_stream, delay
 from .window import WindowParams
@@ -68,7 +68,7 @@ class MaxPoolParams:
 
 
 class MaxPool(wiring.Component):
-    """See `MaxPoolParams`. ``o_issue`` as in `Conv`."""
+    """See `MaxPoolParams`. ``o_issue`` as in `MacStage`."""
 
     i: stream.Interface
     o: stream.Interface

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from numpy.typing import ArrayLike
 
 from .border import BorderWalkParams
 from .rom import RomParams
@@ -16,22 +17,29 @@ from .streams import add_mod, delay
 __all__ = ["Requantizer", "RequantizerParams"]
 
 MULTIPLIER_BITS = 17
+MOST_MULTIPLIER_BITS = 31
 TABLE_CYCLES = 3  # address register and ROM
 
 
 @dataclass(frozen=True, slots=True)
 class RequantizerParams:
-    """``y = clamp(((acc + b)·m + 2**(s−1)) >> s) + zero_point, low, high)`` with an unsigned 17-bit ``m`` per channel.
+    """``y = clamp((((acc + b)·m + offset) >> shift) + zero_point, low, high)`` with an unsigned ``m`` per channel.
+
+    ``offset`` is ``2**(shift−1)``: half up. ``split`` gives every channel two of its own, ``positive`` for ``acc + b >= 0`` and
+    ``negative`` for the rest: other roundings, ties and scales than ``m / 2**shift`` come down to them.
 
     Sums arrive ``slots`` a pixel, of which the first ``words`` are channels and the rest fill the last pass: those are dropped.
     The constants follow the order of arrival, so no index comes with the sums; ``walk`` chooses the bias of each pixel's
-    border class. A rectifier is ``low`` and ``high``.
+    border class, and with ``by_class`` the multiplier and its offsets, too. A rectifier is ``low`` and ``high``.
 
-    The product is made by shift and add, least significant digit first: ``serial`` reuses one adder for 17 cycles, otherwise
-    nine stages take two bits each and a sum is accepted every cycle.
+    The product is made by shift and add, least significant digit first: ``serial`` reuses one adder for a cycle a bit,
+    otherwise every stage takes two bits and a sum is accepted every cycle.
 
-    *Timing* ``ii`` 18 cycles (serial) or 1; ``latency`` 24 or 15 cycles from sum to result.
-    *Parameters* ``acc_bits``: signed width that holds every sum with and without its bias.
+    *Timing* ``ii`` 1 cycle, or ``multiplier_bits + 1`` (serial). ``latency`` from sum to result: 6 cycles, one a digit, and one
+    more if serial or split; for 17 bits 15 cycles, or 24 (serial).
+    *Parameters* ``acc_bits``: signed width that holds every sum with and without its bias; ``offset_bits``: signed width of
+    the offsets where split; ``uniform``: the channels have all constants in common, one word a class.
+    *Raises* ``ValueError`` for impossible sizes, and for constants that do not fit them.
     """
 
     slots: int
@@ -46,14 +54,23 @@ class RequantizerParams:
     zero_point: int = 0
     serial: bool = False
     memory: str = "behavioural"
+    multiplier_bits: int = MULTIPLIER_BITS
+    split: bool = False
+    offset_bits: int = 0
+    by_class: bool = False
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.words <= self.slots:
             raise ValueError(f"words must be 1 to {self.slots}, not {self.words!r}")
-        if self.shift < 1:
-            raise ValueError(f"shift must be at least 1, not {self.shift!r}")
+        if self.shift < (not self.split):
+            raise ValueError(f"shift must be at least {int(not self.split)}, not {self.shift!r}")
         if self.low > self.high:
             raise ValueError(f"low must not exceed high, not {(self.low, self.high)!r}")
+        if not 1 <= self.multiplier_bits <= MOST_MULTIPLIER_BITS:
+            raise ValueError(f"multiplier_bits must be 1 to {MOST_MULTIPLIER_BITS}, not {self.multiplier_bits!r}")
+        if (self.offset_bits > 0) != self.split:
+            raise ValueError(f"offset_bits must be positive if split and 0 if not, not {self.offset_bits!r}")
 
     @property
     def digit_bits(self) -> int:
@@ -61,7 +78,7 @@ class RequantizerParams:
 
     @property
     def digits(self) -> int:
-        return -(-MULTIPLIER_BITS // self.digit_bits)
+        return -(-self.multiplier_bits // self.digit_bits)
 
     @property
     def ii(self) -> int:
@@ -69,26 +86,66 @@ class RequantizerParams:
 
     @property
     def latency(self) -> int:
-        """Table, bias, (load,) digits, rounding, clamping."""
-        return TABLE_CYCLES + 1 + self.serial + self.digits + 2
+        """Table, bias, (load, or choice of the offset,) digits, rounding, clamping."""
+        return TABLE_CYCLES + 1 + (self.serial or self.split) + self.digits + 2
 
-    def reference(self, acc: int, bias: int, multiplier: int) -> int:
-        scaled = ((acc + bias) * multiplier + (1 << (self.shift - 1))) >> self.shift
+    @property
+    def class_words(self) -> int:
+        """Constants a border class."""
+        return 1 if self.uniform else self.words
+
+    @property
+    def factor_table(self) -> RomParams:
+        """Multipliers, each with its offsets."""
+        depth = self.class_words * (self.walk.count if self.by_class else 1)
+        return RomParams(self.multiplier_bits + 2 * self.offset_bits, depth, self.memory)
+
+    @property
+    def bias_table(self) -> RomParams:
+        return RomParams(self.acc_bits, self.class_words * self.walk.count, self.memory)
+
+    def reference(
+        self, acc: int, bias: int, multiplier: int, positive: int | None = None, negative: int | None = None
+    ) -> int:
+        offset = positive if acc + bias >= 0 else negative
+        if offset is None:
+            offset = 1 << (self.shift - 1)
+        scaled = ((acc + bias) * multiplier + offset) >> self.shift
         return min(max(scaled + self.zero_point, self.low), self.high)
 
-    def create(self, multipliers: Sequence[int], biases: Sequence[Sequence[int]]) -> Requantizer:
-        return Requantizer(self, multipliers, biases)
+    def create(
+        self,
+        multipliers: ArrayLike,
+        biases: ArrayLike,
+        positive: ArrayLike | None = None,
+        negative: ArrayLike | None = None,
+    ) -> Requantizer:
+        return Requantizer(self, multipliers, biases, positive, negative)
 
 
 class Requantizer(wiring.Component):
-    """See `RequantizerParams`; ``multipliers[word]`` and ``biases[class][word]``."""
+    """See `RequantizerParams`; ``biases[class][word]``, the others ``[word]``, or ``[class][word]`` with ``by_class``."""
 
     def __init__(
-        self, params: RequantizerParams, multipliers: Sequence[int], biases: Sequence[Sequence[int]]
+        self,
+        params: RequantizerParams,
+        multipliers: ArrayLike,
+        biases: ArrayLike,
+        positive: ArrayLike | None = None,
+        negative: ArrayLike | None = None,
     ) -> None:
+        if (positive is None) == params.split or (negative is None) == params.split:
+            raise ValueError("positive and negative must be given if split, and only then")
         self.params = params
-        self.multipliers = [int(multiplier) for multiplier in multipliers]
-        self.biases = [int(bias) for line in biases for bias in line]
+        depth, bits = params.factor_table.depth_words, params.offset_bits
+        self.factors = _constants("multipliers", multipliers, depth, params.multiplier_bits, signed=False)
+        for name, offsets, place in (("positive", positive, 0), ("negative", negative, bits)):
+            if offsets is not None:
+                words = _constants(name, offsets, depth, bits, signed=True)
+                place += params.multiplier_bits
+                self.factors = [factor | word << place for factor, word in zip(self.factors, words, strict=True)]
+        mask = (1 << params.acc_bits) - 1  # a bias may be wider than the sums with and without it
+        self.biases = [int(bias) & mask for bias in np.asarray(biases).reshape(-1)]
         super().__init__(
             {
                 "i_valid": In(1),
@@ -101,14 +158,14 @@ class Requantizer(wiring.Component):
     def elaborate(self, _platform: object) -> Module:
         m = Module()
         p = self.params
-        total, multiplier, valid = self._constants(m)
-        if p.serial:
-            high, low, done = self._serial(m, total, multiplier, valid)
-        else:
-            high, low, done = self._pipelined(m, total, multiplier, valid)
+        total, multiplier, start, valid = self._look_up(m)
+        multiply = self._serial if p.serial else self._pipelined
+        high, low, done = multiply(m, total, multiplier, start, valid)
 
         taken = p.digits * p.digit_bits
-        if self._rounds_late:
+        if p.split:
+            scaled = delay(m, Cat(low, high).as_signed().shift_right(p.shift) + p.zero_point, 1, "rounded", reset_less=True)
+        elif self._rounds_late:
             constant = self._rounding >> taken
             rounded = Signal(signed(max(len(high), constant.bit_length() + 1) + 1), name="rounded", reset_less=True)
             m.d.sync += rounded.eq(high + constant)
@@ -139,50 +196,64 @@ class Requantizer(wiring.Component):
 
     @property
     def _start(self) -> int:
+        """What the product begins from, unless split."""
         return 0 if self._rounds_late else self._rounding
 
-    @property
-    def _high_bits(self) -> int:
-        return max(self.params.acc_bits, self._start.bit_length() + 1) + 1
+    def _high_bits(self, digits: int) -> int:
+        """Width of what the digits yet to come are added to, the offset included."""
+        p = self.params
+        start_bits = p.offset_bits if p.split else self._start.bit_length() + 1
+        return max(p.acc_bits, start_bits - digits * p.digit_bits) + 1
 
-    def _constants(self, m: Module) -> tuple[Signal, Value, Value]:
-        """Look up the constants of each sum; returns sum plus bias, multiplier, valid."""
+    def _look_up(self, m: Module) -> tuple[Signal, Value, Value, Value]:
+        """Look up the constants of each sum; returns sum plus bias, multiplier, what the product begins from, valid."""
         p = self.params
         slot = Signal(range(p.slots))
-        m.submodules.walk = walk = replace(p.walk, scale=p.words).create()
+        m.submodules.walk = walk = replace(p.walk, scale=p.class_words).create()
         m.d.comb += walk.i_next.eq(self.i_valid & (slot == p.slots - 1))
         with m.If(self.i_valid):
             m.d.sync += slot.eq(add_mod(slot, 1, p.slots))
         keep = self.i_valid & (slot < p.words)
 
-        factor_table = RomParams(MULTIPLIER_BITS, p.words, p.memory)
-        bias_table = RomParams(p.acc_bits, p.words * p.walk.count, p.memory)
-        mask = (1 << p.acc_bits) - 1
-        m.submodules.factors = factors = factor_table.create(self.multipliers)
-        m.submodules.biases = biases = bias_table.create([bias & mask for bias in self.biases])
-        factor_address = Signal(range(p.words), reset_less=True)
-        bias_address = Signal(range(p.words * p.walk.count), reset_less=True)
-        m.d.sync += [factor_address.eq(slot), bias_address.eq(walk.o + slot)]
-        m.d.comb += [factors.i_addr.eq(factor_address), biases.i_addr.eq(bias_address)]
+        m.submodules.factors = factors = p.factor_table.create(self.factors)
+        m.submodules.biases = biases = p.bias_table.create(self.biases)
+        word = Const(0, 0) if p.uniform else slot
+        for table, by_class in ((factors, p.by_class), (biases, True)):
+            address = Signal.like(table.i_addr, name="address", reset_less=True)
+            m.d.sync += address.eq(walk.o + word if by_class else word)
+            m.d.comb += table.i_addr.eq(address)
 
         acc = delay(m, self.i, TABLE_CYCLES, "acc", reset_less=True).as_signed()
         total = Signal(signed(p.acc_bits), reset_less=True)
-        multiplier = Signal(MULTIPLIER_BITS, reset_less=True)
-        m.d.sync += [total.eq(acc + biases.o.as_signed()), multiplier.eq(factors.o)]
-        return total, multiplier, delay(m, keep, TABLE_CYCLES + 1, "keep")
+        constants = delay(m, factors.o, 1, "constants", reset_less=True)
+        m.d.sync += total.eq(acc + biases.o.as_signed())
+        if p.split:
+            offsets = constants[p.multiplier_bits :]
+            positive, negative = offsets[: p.offset_bits].as_signed(), offsets[p.offset_bits :].as_signed()
+            start: Value = Mux(total < 0, negative, positive)
+        else:
+            start = Const(self._start, signed(self._high_bits(0)))
+        return total, constants[: p.multiplier_bits], start, delay(m, keep, TABLE_CYCLES + 1, "keep")
 
-    def _pipelined(self, m: Module, total: Signal, multiplier: Value, valid: Value) -> tuple[Value, Value, Value]:
+    def _pipelined(
+        self, m: Module, total: Value, multiplier: Value, start: Value, valid: Value
+    ) -> tuple[Value, Value, Value]:
         p = self.params
-        high: Value = Const(self._start, signed(self._high_bits))
+        if p.split:  # the choice of the offset takes a stage
+            start = delay(m, start, 1, "start", reset_less=True)
+            total = delay(m, total, 1, "total", reset_less=True)
+            multiplier = delay(m, multiplier, 1, "multiplier", reset_less=True)
+            valid = delay(m, valid, 1, "chosen")
+        high = start
         low: Value = Const(0, 0)
         term: Value = total
         for n in range(p.digits):
             digit = multiplier[: p.digit_bits]
             added = high + sum((Mux(digit[k], term << k, 0) for k in range(len(digit))), Const(0))
-            next_high = Signal(signed(self._high_bits), name=f"high_{n}", reset_less=True)
+            next_high = Signal(signed(self._high_bits(n + 1)), name=f"high_{n}", reset_less=True)
             next_low = Signal((n + 1) * p.digit_bits, name=f"low_{n}", reset_less=True)
             next_term = Signal(signed(p.acc_bits), name=f"term_{n}", reset_less=True)
-            next_multiplier = Signal(max(MULTIPLIER_BITS - (n + 1) * p.digit_bits, 0), name=f"factor_{n}", reset_less=True)
+            next_multiplier = Signal(max(p.multiplier_bits - (n + 1) * p.digit_bits, 0), name=f"factor_{n}", reset_less=True)
             m.d.sync += [
                 next_high.eq(added[p.digit_bits :].as_signed()),
                 next_low.eq(Cat(low, added[: p.digit_bits])),
@@ -192,17 +263,19 @@ class Requantizer(wiring.Component):
             high, low, term, multiplier = next_high, next_low, next_term, next_multiplier
         return high, low, delay(m, valid, p.digits, "multiplied")
 
-    def _serial(self, m: Module, total: Signal, multiplier: Value, valid: Value) -> tuple[Value, Value, Value]:
+    def _serial(
+        self, m: Module, total: Value, multiplier: Value, start: Value, valid: Value
+    ) -> tuple[Value, Value, Value]:
         p = self.params
-        high = Signal(signed(self._high_bits), reset_less=True)
-        low = Signal(MULTIPLIER_BITS, reset_less=True)
+        high = Signal(signed(self._high_bits(0)), reset_less=True)
+        low = Signal(p.multiplier_bits, reset_less=True)
         term = Signal(signed(p.acc_bits), reset_less=True)
-        factor = Signal(MULTIPLIER_BITS, reset_less=True)
+        factor = Signal(p.multiplier_bits, reset_less=True)
         left = Signal(range(p.digits + 1))
         done = Signal()
         added = high + Mux(factor[0], term, 0)
         with m.If(valid):
-            m.d.sync += [high.eq(self._start), term.eq(total), factor.eq(multiplier)]
+            m.d.sync += [high.eq(start), term.eq(total), factor.eq(multiplier)]
         with m.Else():
             m.d.sync += [high.eq(added[1:].as_signed()), low.eq(Cat(low[1:], added[0])), factor.eq(factor[1:])]
         m.d.sync += done.eq(left == 1)
@@ -211,3 +284,12 @@ class Requantizer(wiring.Component):
         with m.Elif(left != 0):
             m.d.sync += left.eq(left - 1)
         return high, low, done
+
+
+def _constants(name: str, values: ArrayLike, count: int, bits: int, *, signed: bool) -> list[int]:
+    """The words of a table, in two's complement."""
+    words: list[int] = np.asarray(values, dtype=np.int64).reshape(-1).tolist()
+    low, high = (-1 << bits - 1, (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    if len(words) != count or not all(low <= word <= high for word in words):
+        raise ValueError(f"{name} must be {count} integers from {low} to {high}, not {words!r}")
+    return [word & ((1 << bits) - 1) for word in words]

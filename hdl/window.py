@@ -25,6 +25,10 @@ STEP_LAYOUT = data.StructLayout({"valid": 1, "first": 1, "last": 1, "pixel": 1})
 """A step of the schedule: is there one, does it open its pass, close its pass, open its pixel."""
 
 
+SETTLED_FRAMES = 4
+"""After so many frames a ring has found its pace, and within as many it has shown it."""
+
+
 @dataclass(frozen=True, slots=True)
 class WindowParams:
     """The schedule over one image.
@@ -32,11 +36,13 @@ class WindowParams:
     Every output pixel is read in *passes*, every pass in *steps*; a step delivers ``taps = parallel rows × parallel columns ×
     lanes`` samples at once. Order of steps, outermost first:
 
-    * reducing (convolution): pixel, pass, kernel row, kernel column, beat of channels; ``replays`` equal passes a pixel;
+    * reducing (convolution): pixel, pass, kernel row, kernel column, beat of channels; ``replays`` passes a pixel. They are
+      alike, but with ``groups`` the channels are dealt out: each group is read by its own ``replays / groups`` passes;
     * ``channelwise`` (pooling): pixel, beat of channels (one pass each), kernel row, kernel column.
 
-    ``parallel`` is ``(1, 1)``, ``(kh, 1)`` or ``(kh, kw)``: that direction of the kernel is read at once from as many banks.
-    ``rows`` is the capacity of the ring, in image rows.
+    Taps of the kernel lie ``dilation`` rows and columns apart. ``parallel`` is ``(1, 1)``, ``(kh, 1)`` or ``(kh, kw)``: that
+    direction of the kernel is read at once from as many banks, and is not dilated. ``rows`` is the capacity of the ring, in
+    image rows.
 
     *Shapes* input ``(height, width, channels)`` in raster order, ``lanes`` channels a beat; tap order is kernel row, kernel
     column, lane.
@@ -44,7 +50,7 @@ class WindowParams:
     *Timing* one step a cycle while input and grants last: a frame takes ``frame_cycles``. ``latency`` cycles lie between
     a step and its samples. The first step of an output row comes 3 cycles or more after the last beat of the input rows
     it waits for. No cycle is lost within or between frames if the ring has ``full_rows`` rows and every output row takes
-    at least 3 cycles longer than the input rows that it claims.
+    at least 3 cycles longer than the input rows that it claims; otherwise with ``steady_rows``, once the ring has filled.
 
     *Raises* ``ValueError`` for impossible sizes.
     """
@@ -64,6 +70,8 @@ class WindowParams:
     channelwise: bool = False
     pad_raw: int = 0
     memory: str = "behavioural"
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
 
     def __post_init__(self) -> None:
         if self.parallel not in ((1, 1), (self.kernel[0], 1), self.kernel):
@@ -72,6 +80,12 @@ class WindowParams:
             raise ValueError(f"lanes must be 1 to {self.channels}, not {self.lanes!r}")
         if self.channelwise and self.replays != 1:
             raise ValueError(f"replays must be 1 for a channelwise window, not {self.replays!r}")
+        if any(apart > 1 and banks > 1 for apart, banks in zip(self.dilation, self.parallel, strict=True)):
+            raise ValueError(f"dilation must be 1 where the kernel is parallel, not {self.dilation!r}")
+        if self.groups > 1 and self.channelwise:
+            raise ValueError(f"groups must be 1 for a channelwise window, not {self.groups!r}")
+        if self.replays % self.groups or (self.groups > 1 and self.channels % (self.groups * self.lanes)):
+            raise ValueError(f"groups must divide replays, and channels into whole beats, not {self.groups!r}")
         if self.rows < self.min_rows or self.rows % self.parallel[0]:
             raise ValueError(
                 f"rows must be a multiple of {self.parallel[0]} from {self.min_rows} on, not {self.rows!r}"
@@ -82,12 +96,17 @@ class WindowParams:
     # The schedule, in numbers.
 
     @property
+    def extent(self) -> tuple[int, int]:
+        """Rows and columns from the kernel's first tap to its last."""
+        return (self.kernel[0] - 1) * self.dilation[0] + 1, (self.kernel[1] - 1) * self.dilation[1] + 1
+
+    @property
     def out_height(self) -> int:
-        return (self.height + sum(self.padding[0]) - self.kernel[0]) // self.stride[0] + 1
+        return (self.height + sum(self.padding[0]) - self.extent[0]) // self.stride[0] + 1
 
     @property
     def out_width(self) -> int:
-        return (self.width + sum(self.padding[1]) - self.kernel[1]) // self.stride[1] + 1
+        return (self.width + sum(self.padding[1]) - self.extent[1]) // self.stride[1] + 1
 
     @property
     def beats(self) -> int:
@@ -102,8 +121,17 @@ class WindowParams:
     @property
     def steps(self) -> int:
         """Steps a pass."""
-        serial = (self.kernel[0] // self.parallel[0]) * (self.kernel[1] // self.parallel[1])
-        return serial * (1 if self.channelwise else self.beats)
+        return (self.kernel[0] // self.parallel[0]) * (self.kernel[1] // self.parallel[1]) * self.pass_beats
+
+    @property
+    def shares(self) -> int:
+        """Parts that the channels are dealt out into: groups, or single beats."""
+        return self.beats if self.channelwise else self.groups
+
+    @property
+    def pass_beats(self) -> int:
+        """Beats of channels that a pass reads at each tap."""
+        return self.beats // self.shares
 
     @property
     def passes(self) -> int:
@@ -152,9 +180,37 @@ class WindowParams:
         banks = self.parallel[0]
         return -(-live // banks) * banks
 
+    @property
+    def steady_rows(self) -> int:
+        """The smallest ring from `full_rows` on that costs no cycle: a frame takes as long as its steps or its input beats.
+
+        Where steps and beats take turns to be the slower, or are equally fast, the writer needs rows to run ahead by.
+        """
+        banks, bound = self.parallel[0], max(self.frame_cycles, self.height * self.width * self.beats)
+        rows = range(self.full_rows, 4 * (self.height + self.extent[0]) * banks, banks)
+        return next((count for count in rows if self._settled_cycles(count) <= SETTLED_FRAMES * bound), rows[0])
+
+    def _settled_cycles(self, rows: int) -> int:
+        """Cycles of some frames with a ring of so many rows, to the cycle, if the input never pauses; they may take turns."""
+        stored: list[int] = []
+        freed: list[int] = []
+        starts = [-self.row_cycles]
+        needed = -self.unread_rows
+        for n in range(2 * SETTLED_FRAMES * self.out_height):
+            needed += self.claims[n % self.out_height]
+            while len(stored) < needed:
+                opens = stored[-1] + 1 if stored else 0
+                if len(stored) >= rows:
+                    opens = max(opens, freed[len(stored) - rows] + 2)
+                stored.append(opens + self.width * self.beats - 1)
+            starts.append(max(starts[-1] + self.row_cycles, stored[needed - 1] + 2))
+            last_step = starts[-1] + self.out_width * self.ii
+            freed += [last_step] * self.releases[n % self.out_height]
+        return starts[-1] - starts[-1 - SETTLED_FRAMES * self.out_height]
+
     def needed_rows(self, row: int) -> int:
         """Rows of the frame that must have come before output row ``row`` starts: at least one, also if all is padding."""
-        return min(max(row * self.stride[0] - self.padding[0][0] + self.kernel[0], 1), self.height)
+        return min(max(row * self.stride[0] - self.padding[0][0] + self.extent[0], 1), self.height)
 
     def first_row(self, row: int) -> int:
         """The first input row that output row ``row``, or a later one, still reads."""
@@ -195,7 +251,8 @@ class WindowParams:
         for i in range(self.out_height):
             for j in range(self.out_width):
                 for a_pass in range(self.passes):
-                    beats_here = [a_pass] if self.channelwise else range(self.beats)
+                    share = a_pass * self.shares // self.passes
+                    beats_here = range(share * self.pass_beats, (share + 1) * self.pass_beats)
                     steps = [(u, v, d) for u, v in kernel_steps for d in beats_here]
                     for n, (u, v, d) in enumerate(steps):
                         samples = [
@@ -207,8 +264,8 @@ class WindowParams:
                         yield samples, n == 0, n == len(steps) - 1, n == 0 and a_pass == 0
 
     def _sample(self, frame_hwc: Sequence[Sequence[Sequence[int]]], i: int, j: int, u: int, v: int, c: int) -> int:
-        row = i * self.stride[0] + u - self.padding[0][0]
-        col = j * self.stride[1] + v - self.padding[1][0]
+        row = i * self.stride[0] + u * self.dilation[0] - self.padding[0][0]
+        col = j * self.stride[1] + v * self.dilation[1] - self.padding[1][0]
         if not (0 <= row < self.height and 0 <= col < self.width):
             return self.pad_raw
         return frame_hwc[row][col][c] if c < self.channels else 0
@@ -338,28 +395,30 @@ class Window(wiring.Component):
     def _schedule(self, m: Module, rows: _Rows, row_words: int) -> _Position:
         """Issue steps; returns where the sample of each step lies."""
         p = self.params
-        banks_r, banks_c = p.parallel
-        serial_r, serial_c = p.kernel[0] // banks_r, p.kernel[1] // banks_c
+        banks_c = p.parallel[1]
+        serial_c = p.kernel[1] // banks_c
         top, left = p.padding[0][0], p.padding[1][0]
 
-        # Counters of the schedule, and whether each stands at its last value.
+        # Counters of the schedule, and whether each stands at its last value. That is a register where it decides on the
+        # start of a pass, so that nothing but its own bit stands between.
         run = Signal()
         opens_pass = Signal(init=1)
         opens_pixel = Signal(init=1)
         opens_row = Signal(init=1)
-        out_row = Signal(range(p.out_height))
-        out_col = Signal(range(p.out_width))
-        passes = Signal(range(p.passes))
-        tap_row = Signal(range(serial_r))
         tap_col = Signal(range(serial_c))
-        beat = Signal(range(1 if p.channelwise else p.beats))
+        beat = Signal(range(p.pass_beats))
 
-        last_beat = beat == (0 if p.channelwise else p.beats - 1)
+        last_beat = beat == p.pass_beats - 1
         last_tap_col = last_beat & (tap_col == serial_c - 1)
-        last_step = last_tap_col & (tap_row == serial_r - 1)
-        last_of_pixel = last_step & (passes == p.passes - 1)
-        last_of_row = last_of_pixel & (out_col == p.out_width - 1)
-        last_of_frame = last_of_row & (out_row == p.out_height - 1)
+        _, last_step = _counter(m, "step", p.steps, run)
+        _, last_pass = _counter(m, "pass", p.passes // p.shares, run & last_step)
+        last_of_share = last_step & last_pass
+        _, last_share = _counter(m, "share", p.shares, run & last_of_share)
+        last_of_pixel = last_of_share & last_share
+        _, last_col = _counter(m, "out_col", p.out_width, run & last_of_pixel)
+        last_of_row = last_of_pixel & last_col
+        out_row, last_row = _counter(m, "out_row", p.out_height, run & last_of_row)
+        last_of_frame = last_of_row & last_row
 
         # Start of passes. `rows.ready` and `i_grant` are registers that already count the start before.
         free = ~run | last_step
@@ -369,8 +428,8 @@ class Window(wiring.Component):
         m.d.sync += run.eq(start | (run & ~last_step))
 
         # Position of the window: ring row and word of its first tap, and where the tap being fetched lies.
-        c_range = range(min(-left, 0), p.out_width * p.stride[1] + p.kernel[1] + 1)
-        r_range = range(min(-top, 0), p.out_height * p.stride[0] + p.kernel[0] + 1)
+        c_range = range(min(-left, 0), p.out_width * p.stride[1] + p.extent[1] + 1)
+        r_range = range(min(-top, 0), p.out_height * p.stride[0] + p.extent[0] + 1)
         words = (row_words - 1).bit_length() + 1
         first_word = (-left // banks_c) * p.beats
         base_row = Signal(Shape.cast(r_range), init=-top)
@@ -405,7 +464,7 @@ class Window(wiring.Component):
         carry_phase = base_phase >= banks_c - odd_cols if odd_cols else Const(0)
         groups = p.stride[1] // banks_c
         pixel_words = Mux(carry_phase, (groups + 1) * p.beats, groups * p.beats)
-        passed_words = p.beats - 1 if p.channelwise else 0  # words by which the passes of a pixel have moved on
+        passed_words = p.beats - p.pass_beats  # words by which the passes of a pixel have moved on
         with m.If(last_of_row):
             m.d.comb += [
                 next_base_col.eq(-left),
@@ -418,16 +477,16 @@ class Window(wiring.Component):
                 next_base_word.eq(base_word + pixel_words - passed_words),
                 next_base_phase.eq(add_mod(base_phase, p.stride[1], banks_c)),
             ]
-        if p.channelwise:
-            with m.Elif(last_step):
-                m.d.comb += next_base_word.eq(base_word + 1)
+        if p.shares > 1:
+            with m.Elif(last_of_share):
+                m.d.comb += next_base_word.eq(base_word + p.pass_beats)
 
         with m.If(run):
             m.d.sync += [opens_pass.eq(last_step), opens_pixel.eq(last_of_pixel), opens_row.eq(last_of_row)]
             m.d.sync += beat.eq(Mux(last_beat, 0, beat + 1))
             with m.If(last_step):
-                m.d.sync += [tap_col.eq(0), tap_row.eq(0), passes.eq(Mux(last_of_pixel, 0, passes + 1))]
                 m.d.sync += [
+                    tap_col.eq(0),
                     base_row.eq(next_base_row),
                     base_ring.eq(next_base_ring),
                     base_col.eq(next_base_col),
@@ -441,20 +500,19 @@ class Window(wiring.Component):
             with m.Elif(last_tap_col):
                 m.d.sync += [
                     tap_col.eq(0),
-                    tap_row.eq(tap_row + 1),
-                    row.eq(row + 1),
-                    ring.eq(add_mod(ring, 1, p.rows)),
+                    row.eq(row + p.dilation[0]),
+                    ring.eq(add_mod(ring, p.dilation[0], p.rows)),
                     col.eq(base_col),
                     word.eq(base_word),
                 ]
+            with m.Elif(last_beat):
+                m.d.sync += [
+                    tap_col.eq(tap_col + 1),
+                    col.eq(col + p.dilation[1]),
+                    word.eq(word + p.dilation[1] * p.beats - (p.pass_beats - 1)),
+                ]
             with m.Else():
-                m.d.sync += word.eq(word + (p.beats if p.channelwise else 1))
-                with m.If(last_beat):
-                    m.d.sync += [tap_col.eq(tap_col + 1), col.eq(col + 1)]
-            with m.If(last_of_pixel):
-                m.d.sync += out_col.eq(Mux(last_of_row, 0, out_col + 1))
-            with m.If(last_of_row):
-                m.d.sync += out_row.eq(Mux(last_of_frame, 0, out_row + 1))
+                m.d.sync += word.eq(word + 1)
 
         m.d.comb += [
             self.o_step.valid.eq(run),
@@ -541,6 +599,17 @@ class Window(wiring.Component):
         with m.Else():
             m.d.sync += [come.eq(come + rows.stored), rows.ready.eq(come >= claim)]
         m.d.sync += rows.space.eq(rows.space + rows.released - rows.opened)
+
+
+def _counter(m: Module, name: str, size: int, step: Value) -> tuple[Value, Value]:
+    """Counts 0 to ``size - 1``, on every ``step``; and a register that tells whether it stands at the last."""
+    if size == 1:
+        return Const(0), Const(1)
+    count = Signal(range(size), name=name)
+    last = Signal(name=f"{name}_last")
+    with m.If(step):
+        m.d.sync += [count.eq(Mux(last, 0, count + 1)), last.eq(count == size - 2)]
+    return count, last
 
 
 def _inside(position: Value, size: int) -> Value:

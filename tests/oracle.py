@@ -17,6 +17,7 @@ from convfold.compiler.graph import (
     ChannelShuffle,
     Concat,
     Conv2D,
+    Crop,
     Dense,
     DepthToSpace,
     Dropout,
@@ -24,9 +25,12 @@ from convfold.compiler.graph import (
     Graph,
     Input,
     Node,
+    Pad,
     Pca,
+    Reshape,
     ScaleBias,
     Slice,
+    SpaceToDepth,
     Upsample,
 )
 
@@ -133,9 +137,26 @@ def node_map(graph: Graph, node: Node, number: int = 0) -> Affine:
         case Dropout():
             for i, j, c in np.ndindex(rows, cols, outputs):
                 matrix[i, j, c, i, j, c] = 1
-        case Flatten():
+        case SpaceToDepth():
+            bh, bw = node.block
             for y, x, c in np.ndindex(height, width, channels):
-                matrix[0, 0, (y * width + x) * channels + c, y, x, c] = 1
+                r, s = y % bh, x % bw
+                n = (r * bw + s) * channels + c if node.order == "DCR" else (c * bh + r) * bw + s
+                matrix[y // bh, x // bw, n, y, x, c] = 1
+        case Pad():
+            constant += node.value
+            for y, x, c in np.ndindex(height, width, channels):
+                i, j = y + node.padding[0][0], x + node.padding[1][0]
+                matrix[i, j, c, y, x, c] = 1
+                constant[i, j, c] = 0
+        case Crop():
+            for i, j, c in np.ndindex(rows, cols, outputs):
+                matrix[i, j, c, i + node.cropping[0][0], j + node.cropping[1][0], c] = 1
+        case Reshape() | Flatten():
+            for y, x, c in np.ndindex(height, width, channels):
+                pixel, m = divmod((y * width + x) * channels + c, outputs)
+                i, j = divmod(pixel, cols)
+                matrix[i, j, m, y, x, c] = 1
         case _:
             raise TypeError(f"node must be linear, not {node!r}")
     return matrix.reshape(rows * cols * outputs, -1), constant.reshape(-1)

@@ -13,6 +13,7 @@ from .drop_identities import drop_identities
 from .fold_batchnorm import fold_batchnorm
 from .fold_branches import fold_branches
 from .fold_cascades import fold_cascades
+from .fold_pad import fold_pad
 from .fold_pca import fold_pca
 from .hoist_clip import hoist_clip
 from .lower_linear import lower_linear
@@ -28,15 +29,17 @@ def fold_order(options: Options = DEFAULT) -> tuple[Pass, ...]:
     """The order of the folds: it stands here and nowhere else."""
     return (
         drop_identities,  # first, so that nothing stands in the way of the others
+        partial(fold_pad, options=options),  # a part of the layer that reads it, it is in nobody's way either
         partial(drop_clips, options=options),  # an idle clip is part of the linear region around it
         partial(fold_branches, options=options),  # before norms and projections, which then stand behind one layer
         fold_batchnorm,  # it costs nothing and clears the way for the rest
         partial(fold_pca, options=options),  # a projection then stands directly behind its convolution
         fold_batchnorm,  # and a norm behind that projection behind a convolution
-        lower_linear,  # what found nothing in front of it can still fold forward
+        lower_linear,  # a projection that found nothing in front of it can still fold forward
+        fold_batchnorm,  # with a norm behind it, as above
         hoist_clip,  # now it is final what stands between two convolutions
         partial(prune_channels, options=options),  # now that rectifiers stand directly behind their layers
-        partial(fold_cascades, options=options),  # last: its choice needs every linear layer as a convolution
+        partial(fold_cascades, options=options),  # last: its choice needs every layer as it would stay
     )
 
 

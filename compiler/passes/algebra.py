@@ -11,9 +11,9 @@ output rows (and columns) fall into a few contiguous *border classes*, each with
 own, and the composition is exact.
 
 A convolution has one form here: dilation is zeros between the taps, groups are zeros off the diagonal, a dense layer
-is a kernel that covers its input, an average is a kernel of equal weights. What is none, nearest upsampling and depth
-to space, can still be *read* by one (`behind`): that is a convolution of its input, if the reader steps by whole
-blocks.
+is a kernel that covers its input, an average is a kernel of equal weights, what only moves samples has single ones.
+What is none, nearest upsampling and depth to space, can still be *read* by one (`behind`): that is a convolution of
+its input, if the reader steps by whole blocks.
 """
 
 from __future__ import annotations
@@ -25,26 +25,31 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ..evaluate import normalization, projection, real_array, window_counts
+from ..evaluate import projection, real_array, scale_and_shift, window_counts
 from ..graph import (
     AveragePool,
     BatchNorm,
     BorderClasses,
     ChannelShuffle,
     Conv2D,
+    Crop,
     Dense,
     DepthToSpace,
     Dropout,
     Flatten,
     Graph,
     Linear,
+    Pad,
     Padding,
     Pair,
     Pca,
     ScaleBias,
     Shape,
     Slice,
+    SpaceToDepth,
     Upsample,
+    node_shape,
+    window_extent,
 )
 from ..numbers import RealArray
 
@@ -82,7 +87,7 @@ class NotAConvolution(Exception):
 def node_map(graph: Graph, node: Linear) -> ConvMap:
     """An operator of one input as a convolution.
 
-    *Raises* ``NotAConvolution`` for upsampling and depth to space.
+    *Raises* ``NotAConvolution`` for upsampling, depth to space and reshaping.
     """
     in_shape, out_shape = graph.shapes[node.inputs[0]], graph.shapes[node.name]
     stride, padding, classes = (1, 1), ((0, 0), (0, 0)), BorderClasses()
@@ -94,6 +99,8 @@ def node_map(graph: Graph, node: Linear) -> ConvMap:
             w_rcohwi, classes = _average(graph, node)
             b_rco = np.zeros((*w_rcohwi.shape[:2], in_shape[2]))
             return ConvMap(w_rcohwi, b_rco, node.stride, node.padding, classes, in_shape, out_shape)
+        case Pad() | Crop() | SpaceToDepth():
+            return _moved(node, in_shape)
         case Dense():
             w_ohwi, b_o = real_array(graph, f"{node.name}.w"), real_array(graph, f"{node.name}.b")
         case Flatten():
@@ -110,11 +117,9 @@ def pointwise(graph: Graph, node: Linear) -> tuple[RealArray, RealArray]:
     """``(A, a)`` of an operator that is ``A·x + a`` at every pixel."""
     channels = graph.shapes[node.inputs[0]][2]
     match node:
-        case BatchNorm():
-            scale, shift = normalization(graph, node)
+        case BatchNorm() | ScaleBias():
+            scale, shift = scale_and_shift(graph, node)
             return np.diag(scale), shift
-        case ScaleBias():
-            return np.diag(real_array(graph, f"{node.name}.scale")), real_array(graph, f"{node.name}.bias")
         case Pca():
             q_rc = projection(graph, node)
             return q_rc, -q_rc @ real_array(graph, f"{node.name}.mean")
@@ -125,8 +130,45 @@ def pointwise(graph: Graph, node: Linear) -> tuple[RealArray, RealArray]:
         case Dropout():
             taken = np.arange(channels)
         case _:
-            raise NotAConvolution(f"{node.op} ({node.source}) writes more pixels than it reads")
+            raise NotAConvolution(f"{node.op} ({node.source}) lays its pixels out anew")
     return np.eye(channels)[taken], np.zeros(len(taken))
+
+
+def _moved(node: Pad | Crop | SpaceToDepth, in_shape: Shape) -> ConvMap:
+    """What only moves whole pixels: single ones among zeros."""
+    out_shape = node_shape(node, (in_shape,), {})
+    channels, outputs = in_shape[2], out_shape[2]
+    stride, padding, classes = (1, 1), ((0, 0), (0, 0)), BorderClasses()
+    b_rco = np.zeros((1, 1, outputs))
+    match node:
+        case Pad():
+            padding = node.padding
+            w_ohwi = np.eye(channels)[:, None, None, :]
+            if node.value:
+                rows, cols = (_inside(in_shape[axis], padding[axis]) for axis in (0, 1))
+                classes = BorderClasses(tuple(rows), tuple(cols))
+                outside = ~np.outer(list(rows.values()), list(cols.values()))
+                b_rco = np.repeat(outside[:, :, None] * node.value, outputs, axis=2)
+        case Crop():
+            (top, bottom), (left, right) = node.cropping
+            w_ohwi = np.zeros((outputs, top + bottom + 1, left + right + 1, channels))
+            w_ohwi[:, top, left] = np.eye(channels)
+        case SpaceToDepth():
+            stride = node.block
+            eye = np.eye(outputs).reshape(outputs, *_block_axes(node, channels))
+            w_ohwi = eye if node.order == "DCR" else np.moveaxis(eye, 1, 3)
+    w_rcohwi = np.tile(w_ohwi, (len(classes.rows), len(classes.cols), 1, 1, 1, 1))
+    return ConvMap(w_rcohwi, b_rco, stride, padding, classes, in_shape, out_shape)
+
+
+def _inside(size: int, pads: Pair) -> dict[int, bool]:
+    """Where the parts of a padded axis start, and whether they hold its samples."""
+    starts = {0: pads[0] == 0, pads[0]: True}
+    return starts | {pads[0] + size: False} if pads[1] else starts
+
+
+def _block_axes(node: SpaceToDepth, channels: int) -> tuple[int, int, int]:
+    return (*node.block, channels) if node.order == "DCR" else (channels, *node.block)
 
 
 def _spread(graph: Graph, node: Conv2D) -> RealArray:
@@ -145,13 +187,18 @@ def _spread(graph: Graph, node: Conv2D) -> RealArray:
 
 def _average(graph: Graph, node: AveragePool) -> tuple[RealArray, BorderClasses]:
     """Equal weights; where padding does not count, windows of fewer samples are classes of their own."""
-    rows, cols = window_counts(graph, node)
-    row_starts, col_starts = (np.flatnonzero(np.diff(counts, prepend=0.0)) for counts in (rows, cols))
+    weight_rc, classes = _average_classes(graph, node)
     eye_ohwi = np.eye(graph.shapes[node.name][2])[:, None, None, :]
     eye_ohwi = eye_ohwi.repeat(node.kernel[0], axis=1).repeat(node.kernel[1], axis=2)
-    weight_rc = 1.0 / np.outer(rows[row_starts], cols[col_starts])
-    classes = BorderClasses(tuple(row_starts.tolist()), tuple(col_starts.tolist()))
     return weight_rc[:, :, None, None, None, None] * eye_ohwi, classes
+
+
+def _average_classes(graph: Graph, node: AveragePool) -> tuple[RealArray, BorderClasses]:
+    """The weight of each class of windows, ``(R, C)``."""
+    rows, cols = window_counts(graph, node)
+    row_starts, col_starts = (np.flatnonzero(np.diff(counts, prepend=0.0)) for counts in (rows, cols))
+    weight_rc = 1.0 / np.outer(rows[row_starts], cols[col_starts])
+    return weight_rc, BorderClasses(tuple(row_starts.tolist()), tuple(col_starts.tolist()))
 
 
 def dense_weights(conv: ConvMap) -> RealArray:
@@ -359,6 +406,8 @@ def behind(graph: Graph, node: Linear, conv: ConvMap, *, interior: bool = False)
     match node:
         case DepthToSpace():
             return _unblock(conv, node, shape, node.block, crd=node.order == "CRD")
+        case Flatten():
+            return unflatten(conv, node, shape)
         case Upsample():
             return unblock_nearest(conv, node, shape, node.factor)
     return compose(node_map(graph, node), conv, interior=interior)
@@ -371,19 +420,57 @@ def unblock_nearest(conv: ConvMap, node: Linear, shape: Shape, factor: Pair) -> 
     return _thin(replace(blocks, w_rcohwi=w_rcohwi, in_shape=shape))
 
 
+def unflatten(conv: ConvMap, node: Linear, shape: Shape) -> ConvMap:
+    """A convolution that reads a flattened tensor, as one of the tensor of this shape."""
+    if conv.kernel != (1, 1) or conv.out_shape[:2] != (1, 1):
+        raise NotAConvolution(f"{node.op} ({node.source}) makes one pixel, and what reads it pads that")
+    w_rcohwi = conv.w_rcohwi.reshape(*conv.w_rcohwi.shape[:3], *shape)
+    return replace(conv, w_rcohwi=w_rcohwi, stride=(1, 1), in_shape=shape)
+
+
 def block_of(node: DepthToSpace | Upsample) -> Pair:
     """The block of pixels that each pixel of the input becomes."""
     return node.block if isinstance(node, DepthToSpace) else node.factor
 
 
-def outline(conv: ConvMap) -> ConvMap:
-    """One channel with random weights wherever ``conv`` has any: it composes to the same kernels and border classes."""
-    taps_rchw, bias_rc = np.any(conv.w_rcohwi, axis=(2, 5)), np.any(conv.b_rco, axis=2)
+def outline(graph: Graph, node: Linear) -> ConvMap:
+    """One channel with random weights wherever ``node`` has any: it composes to the same kernels and border classes."""
+    taps_rchw, bias_rc, conv = _footprint(graph, node)
     rng = np.random.default_rng(0)
     w_rchw, b_rc = taps_rchw * rng.normal(size=taps_rchw.shape), bias_rc * rng.normal(size=bias_rc.shape)
-    in_shape, out_shape = (*conv.in_shape[:2], 1), (*conv.out_shape[:2], 1)
-    w_rcohwi, b_rco = w_rchw[:, :, None, :, :, None], b_rc[:, :, None]
-    return replace(conv, w_rcohwi=w_rcohwi, b_rco=b_rco, in_shape=in_shape, out_shape=out_shape)
+    return replace(conv, w_rcohwi=w_rchw[:, :, None, :, :, None], b_rco=b_rc[:, :, None])
+
+
+def _footprint(graph: Graph, node: Linear) -> tuple[NDArray[np.bool_], NDArray[np.bool_], ConvMap]:
+    """The taps with weights and the classes with a bias, ``(R,C,kh,kw)`` and ``(R,C)``, and the geometry around them."""
+    (height, width, _), (rows, cols, _) = graph.shapes[node.inputs[0]], graph.shapes[node.name]
+    in_shape, out_shape = (height, width, 1), (rows, cols, 1)
+    stride, padding, classes = (1, 1), ((0, 0), (0, 0)), BorderClasses()
+    taps_rchw, bias_rc = np.ones((1, 1, 1, 1), dtype=bool), np.zeros((1, 1), dtype=bool)
+    match node:
+        case Conv2D():
+            (dh, dw), taps = node.dilation, np.any(graph.weights[f"{node.name}.w"], axis=(2, 5))
+            kh, kw = window_extent(taps.shape[2], dh), window_extent(taps.shape[3], dw)
+            taps_rchw = np.zeros((*taps.shape[:2], kh, kw), dtype=bool)
+            taps_rchw[:, :, ::dh, ::dw] = taps
+            bias_rc = np.any(graph.weights[f"{node.name}.b"], axis=2)
+            stride, padding, classes = node.stride, node.padding, node.classes
+        case AveragePool():
+            _, classes = _average_classes(graph, node)
+            taps_rchw = np.ones((len(classes.rows), len(classes.cols), *node.kernel), dtype=bool)
+            bias_rc = np.zeros(taps_rchw.shape[:2], dtype=bool)
+            stride, padding = node.stride, node.padding
+        case Dense():
+            taps = np.any(graph.weights[f"{node.name}.w"], axis=0).reshape(graph.shapes[node.inputs[0]])
+            taps_rchw, bias_rc = np.any(taps, axis=2)[None, None], np.any(graph.weights[f"{node.name}.b"])[None, None]
+        case BatchNorm() | ScaleBias():
+            bias_rc = np.any(scale_and_shift(graph, node)[1])[None, None]
+        case Pad() | Crop() | SpaceToDepth():
+            conv = _moved(node, in_shape)
+            taps_rchw, bias_rc = np.any(conv.w_rcohwi, axis=(2, 5)), np.any(conv.b_rco, axis=2)
+            stride, padding, classes = conv.stride, conv.padding, conv.classes
+    empty = np.zeros(0)
+    return taps_rchw, bias_rc, ConvMap(empty, empty, stride, padding, classes, in_shape, out_shape)
 
 
 def _unblock(conv: ConvMap, node: Linear, shape: Shape, block: Pair, *, crd: bool) -> ConvMap:

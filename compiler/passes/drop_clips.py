@@ -69,7 +69,8 @@ def _rewired(graph: Graph, kept: Mapping[str, Clip | None]) -> Graph:
             node = replace(node, low=clip.low, high=clip.high)
         nodes.append(node)
     outputs = tuple(stands_for.get(name, name) for name in graph.outputs)
-    return replace(graph, nodes=tuple(nodes), outputs=outputs)
+    heads = tuple((stands_for.get(name, name), head) for name, head in graph.heads)
+    return replace(graph, nodes=tuple(nodes), outputs=outputs, heads=heads)
 
 
 def _decisions(

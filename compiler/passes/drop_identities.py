@@ -1,10 +1,10 @@
-"""Drop what changes nothing: dropout, and flattening in front of a dense layer."""
+"""Drop what changes nothing: dropout, and flattening or reshaping in front of a dense layer."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from ..graph import Clip, Decision, Dense, Dropout, Flatten, Graph, Node
+from ..graph import Clip, Crop, Decision, Dense, Dropout, Flatten, Graph, Node, Pad, Pointwise, Reshape
 from .rewrite import record, sole_consumer
 
 
@@ -21,7 +21,7 @@ def drop_identities(graph: Graph) -> Graph:
         scores: 1×1×4 = dense(image)
 
     *Requires* a real graph. *Leaves* those that are the network's output, which must keep its name, and flattening in
-    front of anything else than (rectifiers and) a dense layer.
+    front of anything else than (rectifiers and such, and) a dense layer.
     """
     dropped: dict[str, str] = {}
     nodes: list[Node] = []
@@ -38,15 +38,17 @@ def drop_identities(graph: Graph) -> Graph:
 
 
 def _is_identity(graph: Graph, node: Node) -> bool:
-    if isinstance(node, Flatten):
-        return graph.shapes[node.inputs[0]][:2] == (1, 1) or _ends_dense(graph, node)
-    return isinstance(node, Dropout)
+    if isinstance(node, Flatten | Reshape):
+        return graph.shapes[node.inputs[0]] == graph.shapes[node.name] or _ends_dense(graph, node)
+    return isinstance(node, Dropout) or (
+        isinstance(node, Pad | Crop) and graph.shapes[node.inputs[0]] == graph.shapes[node.name]
+    )
 
 
 def _ends_dense(graph: Graph, node: Node) -> bool:
     """Whether only a dense layer reads this tensor, perhaps through rectifiers."""
     reader = sole_consumer(graph, node.name)
-    while isinstance(reader, Clip | Dropout | Flatten):
+    while isinstance(reader, Clip | Pointwise | Dropout | Flatten | Reshape):
         reader = sole_consumer(graph, reader.name)
     return isinstance(reader, Dense)
 
@@ -54,4 +56,6 @@ def _ends_dense(graph: Graph, node: Node) -> bool:
 def _why(node: Node) -> str:
     if isinstance(node, Dropout):
         return "dropout is the identity once a network is trained"
+    if isinstance(node, Pad | Crop):
+        return "it adds no row or column, and takes none away"
     return "what reads it takes the samples in the same order by itself"

@@ -1,14 +1,15 @@
-"""Fold batch norms, and scales with biases, into the convolution or dense layer in front of them."""
+"""Fold batch norms, and scales with biases, into the layer in front of them, or into the dense layer behind."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from itertools import takewhile
 
-from ..evaluate import normalization, real_array
+import numpy as np
+
+from ..evaluate import real_array, scale_and_shift
 from ..graph import BatchNorm, Conv2D, Dense, Graph, ScaleBias
-from ..numbers import RealArray
-from .rewrite import Fold, apply_folds, merged_source, run_behind
+from .rewrite import Fold, apply_folds, merged_source, run_behind, sole_consumer
 
 REASONS = {
     "batch_norm": "W' = s·W and b' = s·b + β − s·μ with s = γ/√(σ² + ε), per channel",
@@ -28,9 +29,15 @@ def fold_batchnorm(graph: Graph) -> Graph:
 
         norm: 8×8×4 = conv2d(image, 3×3, padding ((1, 1), (1, 1)))
 
-    *Requires* a real graph. *Leaves* batch norms that stand behind anything else, or behind a layer that
-    others read too, and those that forbid it.
+    In front of a dense layer alone it is as free: ``W·(s·x + t) + b`` is ``(W·s)·x + (b + W·t)``.
+
+    *Requires* a real graph. *Leaves* batch norms that stand elsewhere, or beside others that read the same layer, and
+    those that forbid it.
     """
+    return _fold_forward(_fold_back(graph))
+
+
+def _fold_back(graph: Graph) -> Graph:
     folds = []
     for node in graph.nodes:
         if not isinstance(node, Conv2D | Dense):
@@ -41,7 +48,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
             continue
         w, b = real_array(graph, f"{node.name}.w"), real_array(graph, f"{node.name}.b")
         for norm in norms:
-            scale, shift = _scale(graph, norm)
+            scale, shift = scale_and_shift(graph, norm)
             w = w * (scale[:, None] if isinstance(node, Dense) else scale[:, None, None, None])
             b = b * scale + shift
         layers = (node, *norms)
@@ -58,7 +65,24 @@ def fold_batchnorm(graph: Graph) -> Graph:
     return apply_folds(graph, folds)
 
 
-def _scale(graph: Graph, norm: BatchNorm | ScaleBias) -> tuple[RealArray, RealArray]:
-    if isinstance(norm, BatchNorm):
-        return normalization(graph, norm)
-    return real_array(graph, f"{norm.name}.scale"), real_array(graph, f"{norm.name}.bias")
+def _fold_forward(graph: Graph) -> Graph:
+    folds = []
+    for dense in graph.nodes:
+        if not isinstance(dense, Dense) or dense.fold == "forbid":
+            continue
+        norm = graph.node(dense.inputs[0])
+        if not isinstance(norm, BatchNorm | ScaleBias) or sole_consumer(graph, norm.name) is None:
+            continue
+        scale, shift = scale_and_shift(graph, norm)
+        w_oi, pixels = real_array(graph, f"{dense.name}.w"), graph.shapes[norm.name][0] * graph.shapes[norm.name][1]
+        layers, b_o = (norm, dense), real_array(graph, f"{dense.name}.b") + w_oi @ np.tile(shift, pixels)
+        folds.append(
+            Fold(
+                rule=norm.op,
+                layers=layers,
+                nodes=(replace(dense, inputs=norm.inputs, source=merged_source(layers)),),
+                arrays={f"{dense.name}.w": w_oi * np.tile(scale, pixels), f"{dense.name}.b": b_o},
+                reason="W' = W·s and b' = b + W·t, where the layer in front of it makes s·x + t",
+            )
+        )
+    return _fold_forward(apply_folds(graph, folds)) if folds else graph

@@ -5,9 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
-from ..graph import Add, Concat, Decision, Graph, Linear, Node, node_macs
+from ..graph import (
+    Add,
+    AveragePool,
+    ChannelShuffle,
+    Concat,
+    Conv2D,
+    Decision,
+    Graph,
+    Linear,
+    Node,
+    Slice,
+    SpaceToDepth,
+    node_macs,
+)
 from .algebra import ConvMap, NotAConvolution, add, behind, identity, reads, unbiased
-from .merge import merge
+from .merge import merge, merged_size
 from .options import DEFAULT, Options
 from .rewrite import Fold, apply_folds
 
@@ -16,7 +29,8 @@ def fold_branches(graph: Graph, options: Options = DEFAULT) -> Graph:
     """Everything between a tensor and the sum (or the stack) of its linear branches is one convolution.
 
     The map of a whole region is built from its end: what the end makes of a tensor is the sum, over the readers of
-    that tensor, of what the end makes of theirs. An engine takes chains only, so this is done whatever it costs.
+    that tensor, of what the end makes of theirs. It saves the branches' queues, so it is done unless the kernel would
+    need more multiplies for its zeros, which groups, averages and blocks leave out.
 
     *Before*::
 
@@ -94,7 +108,23 @@ def _fold(graph: Graph, region: Sequence[Node], options: Options) -> Fold | str:
         conv = _region_map(graph, linear, interior=options.fold == "interior")
     except NotAConvolution as error:
         return f"{where} are no convolution together: {error}"
+    forced = options.force or any(node.fold == "force" for node in linear)
+    if not forced and any(_leaves_zeros_out(node) for node in linear):
+        before = sum(node_macs(graph, node) for node in linear)
+        after = merged_size(linear, conv, conv.in_shape, conv.out_shape).multiplies
+        if after > before:
+            return (
+                f"it would not pay: {where} as one kernel with all its zeros take {after:,} multiplies instead of "
+                f"{before:,}. Force it if fewer layers matter more"
+            )
     return merge("branches", linear, conv, _reason(graph, linear, conv))
+
+
+def _leaves_zeros_out(node: Linear) -> bool:
+    """Whether a layer alone multiplies less than the kernel it is as a convolution."""
+    if isinstance(node, Conv2D):
+        return node.groups > 1
+    return isinstance(node, AveragePool | ChannelShuffle | Slice | SpaceToDepth)
 
 
 def _region_map(graph: Graph, region: Sequence[Linear], *, interior: bool) -> ConvMap:

@@ -1,4 +1,4 @@
-"""Fold convolutions and dense layers that stand directly behind one another."""
+"""Fold linear layers that stand directly behind one another."""
 
 from __future__ import annotations
 
@@ -10,38 +10,55 @@ from math import inf
 import numpy as np
 
 from ..graph import (
+    AveragePool,
+    BatchNorm,
     BorderClasses,
+    ChannelShuffle,
     Clip,
     Conv2D,
+    Crop,
     Decision,
     Dense,
     DepthToSpace,
+    Dropout,
+    Flatten,
     Graph,
     MaxPool,
     Node,
+    Pad,
+    Pointwise,
+    Prelu,
+    ScaleBias,
+    Slice,
+    SpaceToDepth,
     Upsample,
     node_macs,
 )
-from .algebra import ConvMap, NotAConvolution, behind, block_of, compose, node_map, outline, unblock_nearest
+from .algebra import ConvMap, NotAConvolution, behind, block_of, compose, node_map, outline, unblock_nearest, unflatten
 from .fold_branches import kept_branches
-from .merge import WORD_BITS, merge, merged_size
+from .merge import WORD_BITS, layer_size, merge, merged_size
 from .options import DEFAULT, Options, Size
 from .rewrite import Fold, apply_folds, record, run_behind, sole_consumer
 
-Layer = Conv2D | Dense
-Step = Layer | DepthToSpace | Upsample
-STEPS: tuple[type[Step], ...] = (Conv2D, Dense, DepthToSpace, Upsample)
+Layer = Conv2D | Dense | AveragePool | BatchNorm | ScaleBias
+"""What multiplies."""
+Mover = Slice | ChannelShuffle | SpaceToDepth | Pad | Crop | Dropout
+Blocks = DepthToSpace | Upsample | Flatten
+"""What no convolution computes, but one can read."""
+Step = Layer | Mover | Blocks
+STEPS: tuple[type[Step], ...] = Step.__args__
 Chain = tuple[Step, ...]
 
-Price = tuple[int, int, float, int]
-"""What one group adds, to be compared in this order: steps that no engine takes, broken wishes, cost, groups."""
+Price = tuple[int, float, int]
+"""What one group adds, to be compared in this order: broken wishes, cost, groups."""
 
 
 def fold_cascades(graph: Graph, options: Options = DEFAULT) -> Graph:
-    """A chain of convolutions is one convolution; it is cut into the groups that cost least.
+    """A chain of linear layers is one convolution; it is cut into the groups that cost least.
 
-    Upsampling and depth to space within a chain become a part of the convolution that reads them, where its stride
-    allows that.
+    A layer alone costs what it is: groups, averages and scales multiply little, and what moves samples nothing. Merged
+    they are kernels with all their zeros, so that pays where a neighbour is thin. Upsampling and depth to space become
+    a part of the convolution that reads them, where its stride allows that.
 
     *Before*::
 
@@ -52,7 +69,7 @@ def fold_cascades(graph: Graph, options: Options = DEFAULT) -> Graph:
 
         edges: 8×8×4 = conv2d(image, 3×3, padding ((1, 1), (1, 1)), classes 3×3)
 
-    *Requires* every other linear layer folded or lowered. *Leaves* neighbours that are not one affine map, that are
+    *Requires* projections folded or lowered. *Leaves* neighbours that are not one affine map, that are
     needed apart, or that would cost more as one: each with a decision that says so.
     """
     if options.fold != "off":
@@ -88,7 +105,7 @@ def cheapest_cuts(length: int, price: Pricing, floor: Pricing) -> list[tuple[int
     cheapest way: ``O(length²)`` prices, as against ``2^(length−1)`` ways. No price is asked for whose ``floor``, which
     must not be above it, is too high already.
     """
-    best: list[tuple[Price, list[tuple[int, int]]]] = [((0, 0, 0.0, 0), [])]
+    best: list[tuple[Price, list[tuple[int, int]]]] = [((0, 0.0, 0), [])]
     for stop in range(1, length + 1):
         floors = ((floor(start, stop), start) for start in range(stop))
         hopes = sorted((add_prices(best[start][0], least), start) for least, start in floors if least is not None)
@@ -107,7 +124,7 @@ def cheapest_cuts(length: int, price: Pricing, floor: Pricing) -> list[tuple[int
 
 
 def add_prices(one: Price, other: Price) -> Price:
-    return one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3]
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
 
 
 def chain_prices(graph: Graph, chain: Chain, options: Options) -> tuple[Pricing, Pricing]:
@@ -116,7 +133,7 @@ def chain_prices(graph: Graph, chain: Chain, options: Options) -> tuple[Pricing,
     The kernel of a group follows from sizes, and that is the floor. Its border classes follow from one channel.
     """
     interior = options.fold == "interior"
-    outlines = [outline(node_map(graph, step)) if isinstance(step, Layer) else None for step in chain]
+    outlines = [None if isinstance(step, Blocks) else outline(graph, step) for step in chain]
 
     @cache
     def geometry(start: int, stop: int) -> ConvMap | None:
@@ -124,16 +141,13 @@ def chain_prices(graph: Graph, chain: Chain, options: Options) -> tuple[Pricing,
         step, first, last = chain[start], outlines[start], outlines[stop - 1]
         if start + 1 == stop or last is None:
             return first if start + 1 == stop else None
-        if all(isinstance(inner, Layer) for inner in chain[start:stop]):
+        if all(outlines[start:stop]):
             front = geometry(start, stop - 1)
             return front and compose(front, last, interior=interior)
         if (rest := geometry(start + 1, stop)) is None:
             return None
-        if isinstance(step, Layer):
-            return first and compose(first, rest, interior=interior)
-        height, width, _ = graph.shapes[step.inputs[0]]
         try:
-            return unblock_nearest(rest, step, (height, width, 1), block_of(step))
+            return _outline_behind(graph, step, rest, interior=interior)
         except NotAConvolution:
             return None
 
@@ -145,22 +159,22 @@ def chain_prices(graph: Graph, chain: Chain, options: Options) -> tuple[Pricing,
 
     def price_of(start: int, stop: int, conv: ConvMap, broken: int) -> Price:
         in_shape, out_shape = graph.shapes[chain[start].inputs[0]], graph.shapes[chain[stop - 1].name]
-        return 0, broken, options.cost.of(merged_size(chain[start:stop], conv, in_shape, out_shape)), 1
+        return broken, options.cost.of(merged_size(chain[start:stop], conv, in_shape, out_shape)), 1
 
     def price(start: int, stop: int) -> Price | None:
         if (broken := wishes(start, stop)) is None:
             return None
-        if start + 1 == stop and outlines[start] is None:
-            return 1, broken, 0.0, 1
+        if start + 1 == stop:
+            return broken, options.cost.of(layer_size(graph, chain[start])), 1
         conv = geometry(start, stop)
         return None if conv is None else price_of(start, stop, conv, broken)
 
     def floor(start: int, stop: int) -> Price | None:
-        if (broken := wishes(start, stop)) is None:
-            return None
+        if (broken := wishes(start, stop)) is None or start + 1 == stop:
+            return price(start, stop)
         maps = [conv for conv in outlines[start:stop] if conv is not None]
         if len(maps) < stop - start:
-            return 0, broken, 0.0, 1
+            return broken, 0.0, 1
         return price_of(start, stop, _without_classes(maps), broken)
 
     return price, floor
@@ -188,7 +202,7 @@ def _merge(graph: Graph, group: Chain, options: Options) -> Fold:
 def _group_map(graph: Graph, group: Chain, options: Options) -> ConvMap:
     """From the front, which takes the fewest products, but for what stands in front of a block."""
     interior = options.fold == "interior"
-    blocks = max((n for n, step in enumerate(group, start=1) if not isinstance(step, Layer)), default=0)
+    blocks = max((n for n, step in enumerate(group, start=1) if isinstance(step, Blocks)), default=0)
     merged = node_map(graph, group[blocks])
     for step in group[blocks + 1 :]:
         merged = compose(merged, node_map(graph, step), interior=interior)
@@ -198,7 +212,7 @@ def _group_map(graph: Graph, group: Chain, options: Options) -> ConvMap:
 
 
 def _merge_reason(graph: Graph, group: Chain, merged: ConvMap) -> str:
-    before = sum(graph.weights[f"{step.name}.w"].size for step in group if isinstance(step, Layer))
+    before = sum(graph.weights[f"{step.name}.w"].size for step in group if isinstance(step, Conv2D | Dense))
     size = merged_size(group, merged, merged.in_shape, merged.out_shape)
     stride = f" at stride {merged.stride[0]}×{merged.stride[1]}" if merged.stride != (1, 1) else ""
     one = f"{merged.kernel[0]}×{merged.kernel[1]}{stride}"
@@ -217,10 +231,12 @@ def _kernels(graph: Graph, group: Chain) -> str:
 
 
 def _kernel(graph: Graph, step: Step) -> str:
-    if not isinstance(step, Layer):
+    if not isinstance(step, Conv2D | Dense | AveragePool):
         return step.op
-    kh, kw = node_map(graph, step).kernel
-    return f"{kh}×{kw}"
+    kh, kw = outline(graph, step).kernel
+    if isinstance(step, AveragePool):
+        return f"{kh}×{kw} average"
+    return f"{kh}×{kw}" if isinstance(step, Dense) or step.groups == 1 else f"{kh}×{kw} in {step.groups} groups"
 
 
 # ------------------------------------------------------------------------------------------------------------ refusing
@@ -230,7 +246,7 @@ def layers_between(graph: Graph, layer: Layer) -> tuple[Layer | None, tuple[Node
     """The layer with weights in front of another one, and what stands between the two."""
     between: list[Node] = []
     node = graph.node(layer.inputs[0])
-    while isinstance(node, Clip | MaxPool | DepthToSpace | Upsample):
+    while isinstance(node, Clip | MaxPool | Pointwise | Prelu | Mover | Blocks):
         between.insert(0, node)
         node = graph.node(node.inputs[0])
     return (node if isinstance(node, Layer) else None), tuple(between)
@@ -247,34 +263,48 @@ def _kept_pairs(graph: Graph, options: Options) -> Iterator[Decision]:
         first, between = layers_between(graph, second)
         if first is None:
             continue
-        before = node_macs(graph, first) + node_macs(graph, second)
-        after = before
-        if between:
-            reason = _obstacle(graph, between, second)
-        else:
-            now, one = _sizes(graph, first, second, options)
-            after = one.multiplies
-            if sole_consumer(graph, first.name) is None:
-                after, reason = after + node_macs(graph, first), _needed_apart(graph, first, second)
-            elif options.fold == "off":
-                reason = (
-                    f"folding is off: one layer would take {after:,} multiplies instead of {before:,}. "
-                    "Choose 'exact' or 'interior' to have one"
-                )
-            elif second.fold == "forbid":
-                reason = f"'{second.name}' forbids it: one layer would take {after:,} multiplies instead of {before:,}"
-            else:
-                reason = _does_not_pay(_kernels(graph, (first, second)), now, one)
+        before = after = node_macs(graph, first) + node_macs(graph, second)
+        group = (first, *(node for node in between if isinstance(node, Step)), second)
+        reason = _obstacle(between)
+        if reason is None:
+            reason, after = _refusal(graph, group, options, before)
         yield Decision("cascade", (first.name, second.name), False, reason, before, after)
 
 
-def _sizes(graph: Graph, first: Layer, second: Layer, options: Options) -> tuple[Size, Size]:
-    """What two neighbours need apart, and as one."""
-    maps = [outline(node_map(graph, layer)) for layer in (first, second)]
-    shapes = [graph.shapes[name] for name in (first.inputs[0], first.name, second.name)]
-    one = merged_size((first, second), compose(*maps, interior=options.fold == "interior"), shapes[0], shapes[2])
-    now = merged_size((first,), maps[0], *shapes[:2]) + merged_size((second,), maps[1], *shapes[1:])
-    return now, one
+def _refusal(graph: Graph, group: Chain, options: Options, before: int) -> tuple[str, int]:
+    """Why a group of linear steps stays apart, and how many multiplies there would be else."""
+    try:
+        now, one = _sizes(graph, group, options)
+    except NotAConvolution as error:
+        return f"{error}. Give the reader a stride that is a multiple of the block to have one layer", before
+    if readers := _needed_apart(graph, group):
+        return readers, one.multiplies + node_macs(graph, group[0])
+    counts = f"one layer would take {one.multiplies:,} multiplies instead of {before:,}"
+    if options.fold == "off":
+        return f"folding is off: {counts}. Choose 'exact' or 'interior' to have one", one.multiplies
+    if forbidding := [f"'{step.name}'" for step in group[1:] if step.fold == "forbid"]:
+        return f"{forbidding[0]} forbids it: {counts}", one.multiplies
+    return _does_not_pay(_kernels(graph, group), now, one), one.multiplies
+
+
+def _sizes(graph: Graph, group: Chain, options: Options) -> tuple[Size, Size]:
+    """What the steps of a group need apart, and as one."""
+    now, conv = Size(0), outline(graph, group[-1])
+    for step in group:
+        now += layer_size(graph, step)
+    for step in reversed(group[:-1]):
+        conv = _outline_behind(graph, step, conv, interior=options.fold == "interior")
+    return now, merged_size(group, conv, graph.shapes[group[0].inputs[0]], graph.shapes[group[-1].name])
+
+
+def _outline_behind(graph: Graph, step: Step, conv: ConvMap, *, interior: bool) -> ConvMap:
+    """One channel of a convolution behind a step, as one of what the step reads."""
+    height, width, _ = graph.shapes[step.inputs[0]]
+    if isinstance(step, Flatten):
+        return unflatten(replace(conv, w_rcohwi=np.ones((1, 1, 1, 1, 1, height * width))), step, (height, width, 1))
+    if isinstance(step, Blocks):
+        return unblock_nearest(conv, step, (height, width, 1), block_of(step))
+    return compose(outline(graph, step), conv, interior=interior)
 
 
 def _does_not_pay(kernels: str, now: Size, one: Size) -> str:
@@ -290,7 +320,7 @@ def _does_not_pay(kernels: str, now: Size, one: Size) -> str:
     )
 
 
-def _obstacle(graph: Graph, between: tuple[Node, ...], second: Layer) -> str:
+def _obstacle(between: tuple[Node, ...]) -> str | None:
     """What is not linear between two layers; a rectifier comes first, for it is what most would ask about."""
     nothing = "so the pair is not one affine map, and no single convolution equals it on every input"
     advice = "Train without it to have one layer"
@@ -305,21 +335,22 @@ def _obstacle(graph: Graph, between: tuple[Node, ...], second: Layer) -> str:
                 f"max pooling stands between ({node.source}): which sample passes depends on the data, "
                 f"{nothing}. A stride in its place would be linear"
             )
-    try:
-        conv = node_map(graph, second)
-        for node in reversed(between):
-            if isinstance(node, DepthToSpace | Upsample):
-                conv = behind(graph, node, conv)
-    except NotAConvolution as error:
-        return f"{error}. Give the reader a stride that is a multiple of the block to have one layer"
-    readers = " and ".join(f"'{node.name}'" for node in between if sole_consumer(graph, node.name) is None)
-    return f"{readers} between is needed elsewhere too" if readers else "it is forbidden, or folding is off"
+    for node in between:
+        if isinstance(node, Pointwise | Prelu):
+            function = node.function if isinstance(node, Pointwise) else node.op
+            return f"{function} stands between ({node.source}): it bends, {nothing}. {advice}"
+    return None
 
 
-def _needed_apart(graph: Graph, first: Layer, second: Layer) -> str:
-    readers = [f"'{node.name}'" for node in graph.consumers(first.name) if node is not second]
+def _needed_apart(graph: Graph, group: Chain) -> str:
+    """Who else reads the first layer of a group, or what stands between it and the last."""
+    first, second, *_ = group
+    readers = [f"'{node.name}'" for node in graph.consumers(first.name) if node.name != second.name]
     readers += ["the network's output"] * (first.name in graph.outputs)
-    return (
-        f"'{first.name}' is also needed by {' and '.join(readers)}, so it would be computed all the same. "
-        "Let one layer alone read it to merge the two"
-    )
+    if readers:
+        return (
+            f"'{first.name}' is also needed by {' and '.join(readers)}, so it would be computed all the same. "
+            "Let one layer alone read it to merge the two"
+        )
+    shared = " and ".join(f"'{step.name}'" for step in group[1:-1] if sole_consumer(graph, step.name) is None)
+    return f"{shared} between is needed elsewhere too" if shared else ""

@@ -5,7 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from ..graph import Conv2D, Dense, FoldRule, Linear, Shape
+from ..graph import (
+    AveragePool,
+    BatchNorm,
+    Conv2D,
+    Dense,
+    DepthToSpace,
+    FoldRule,
+    Graph,
+    Linear,
+    ScaleBias,
+    Shape,
+    SpaceToDepth,
+    Upsample,
+    node_macs,
+    window_extent,
+)
 from .algebra import ConvMap, dense_weights
 from .options import Size
 from .rewrite import Fold, merged_source
@@ -54,10 +69,41 @@ def merged_size(layers: Sequence[Linear], conv: ConvMap, in_shape: Shape, out_sh
     if is_dense(layers, out_shape):
         kernel, stride = in_shape[:2], (1, 1)
     weights = prod(kernel) * in_shape[2] * out_shape[2]
-    rows = min(kernel[0] + stride[0], 2 * in_shape[0])
     return Size(
         multiplies=weights * out_shape[0] * out_shape[1],
         weight_bits=weights * WORD_BITS,
         class_bits=weights * (conv.classes.count - 1) * WORD_BITS,
-        line_bits=rows * in_shape[1] * in_shape[2] * WORD_BITS,
+        line_bits=_line_bits(in_shape, kernel[0] + stride[0]),
     )
+
+
+def layer_size(graph: Graph, node: Linear) -> Size:
+    """What one layer needs as it is: a group reads its own channels only, and what moves samples multiplies nothing."""
+    in_shape = graph.shapes[node.inputs[0]]
+    multiplies, weights, classes, rows = node_macs(graph, node), 0, 1, 0
+    match node:
+        case Conv2D():
+            classes = node.classes.count
+            weights = graph.weights[f"{node.name}.w"].size // classes
+            rows = window_extent(graph.kernel(node)[0], node.dilation[0]) + node.stride[0]
+        case Dense():
+            weights, rows = multiplies, in_shape[0] + 1
+        case AveragePool():
+            rows = node.kernel[0] + node.stride[0]
+        case BatchNorm() | ScaleBias():
+            weights = 2 * in_shape[2]
+        case SpaceToDepth():
+            rows = 2 * node.block[0]
+        case DepthToSpace() | Upsample():
+            rows = 2
+    return Size(
+        multiplies=multiplies,
+        weight_bits=weights * WORD_BITS,
+        class_bits=weights * (classes - 1) * WORD_BITS,
+        line_bits=_line_bits(in_shape, rows),
+    )
+
+
+def _line_bits(in_shape: Shape, rows: int) -> int:
+    """A buffer of some rows, but never of more than two maps."""
+    return min(rows, 2 * in_shape[0]) * in_shape[1] * in_shape[2] * WORD_BITS

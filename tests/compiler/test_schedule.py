@@ -4,114 +4,66 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pytest
-from amaranth.hdl import Module
-from amaranth.lib import wiring
-from amaranth.sim import Simulator
 
 from convfold.compiler import plan as planner
-from convfold.compiler.graph import MaxPool, QConv2D
 from convfold.compiler.plan import Plan
-from convfold.compiler.schedule import StageParams, Timetable, timetable
+from convfold.compiler.schedule import Component, Timetable, timetable
 from convfold.compiler.targets import get_target
+from convfold.hdl.add import AddParams
+from convfold.hdl.argmax import ArgMaxParams
 from convfold.hdl.axi_stream import AxiStreamParams
+from convfold.hdl.buffer import BufferParams
+from convfold.hdl.concat import ConcatParams
 from convfold.hdl.conv import ConvParams
+from convfold.hdl.crop import CropParams
 from convfold.hdl.dense import DenseParams
+from convfold.hdl.depthwise import DepthwiseParams
+from convfold.hdl.fork import ForkParams
 from convfold.hdl.lanes import LaneAdapterParams
+from convfold.hdl.lookup import LookupParams
 from convfold.hdl.max_pool import MaxPoolParams
+from convfold.hdl.pad import PadParams
+from convfold.hdl.product import ProductParams
+from convfold.hdl.reorder import ReorderParams
 from convfold.hdl.streams import beats
 from convfold.hdl.window import WindowParams
+from tests.compiler.pipelines import BITS, Draft, random_pipeline, simulate
 from tests.networks import Network, compile_network, random_case
 
 FRAMES = 3
+Outputs = Sequence[tuple[str, AxiStreamParams]]
 
 
-@dataclass(slots=True)
-class Seen:
-    """Cycles, counted from the first beat in: of every beat in and out, and of the steps of each stage with a window."""
-
-    sent: list[int] = field(default_factory=list)
-    received: list[int] = field(default_factory=list)
-    steps: list[list[int]] = field(default_factory=list)
-
-
-def hardware(params: StageParams) -> Any:
-    """The component, its weights all zero: times do not depend on them."""
-    if isinstance(params, ConvParams | DenseParams):
-        core = params.conv if isinstance(params, DenseParams) else params
-        classes = len(core.class_rows), len(core.class_cols)
-        shape = (*classes, core.filters, *core.window.kernel, core.window.channels)
-        w, b, m = (np.zeros(size, np.int64) for size in (shape, shape[:3], core.filters))
-        return params.create(w, b, m)
-    return params.create()
-
-
-def simulate(
-    edge_in: AxiStreamParams, stages: Sequence[StageParams], edge_out: AxiStreamParams, frames: int, limit: int
-) -> Seen:
-    """Frames back to back through the whole pipeline, both sides always ready."""
-    m = Module()
-    m.submodules.source = source = edge_in.create_in()
-    m.submodules.sink = sink = edge_out.create_out()
-    made = [hardware(params) for params in stages]
-    for n, stage in enumerate(made):
-        m.submodules[f"stage{n}"] = stage
-    for before, after in pairwise([source, *made, sink]):
-        wiring.connect(m, before.o, after.i)
-    engines = [stage for stage in made if hasattr(stage, "o_issue")]
-    seen = Seen(steps=[[] for _ in engines])
-
-    async def bench(ctx: Any) -> None:
-        await ctx.tick()
-        ctx.set(source.i_tvalid, 1)
-        ctx.set(sink.i_tready, 1)
-        inputs, outputs = frames * edge_in.frame_beats, frames * edge_out.frame_beats
-        for cycle in range(limit):
-            position = len(seen.sent)
-            if position == inputs:
-                ctx.set(source.i_tvalid, 0)
-            else:
-                ctx.set(source.i_tlast, (position + 1) % edge_in.frame_beats == 0)
-                if ctx.get(source.o_tready):
-                    seen.sent.append(cycle)
-            if ctx.get(sink.o_tvalid):
-                seen.received.append(cycle)
-            for steps, engine in zip(seen.steps, engines, strict=True):
-                if ctx.get(engine.o_issue):
-                    steps.append(cycle)
-            if len(seen.received) == outputs:
-                return
-            await ctx.tick()
-        raise AssertionError(f"{len(seen.received)} of {outputs} outputs after {limit} cycles")
-
-    simulator = Simulator(m)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
-    return seen
-
-
-def assert_exact(edge_in: AxiStreamParams, stages: Sequence[StageParams], edge_out: AxiStreamParams) -> Timetable:
-    times = timetable(edge_in, stages, edge_out, FRAMES)
-    seen = simulate(edge_in, stages, edge_out, FRAMES, limit=times.last_out[-1] + 100)
+def assert_exact(edge_in: AxiStreamParams, components: Sequence[Component], outputs: Outputs) -> Timetable:
+    times = timetable(edge_in, components, outputs, FRAMES)
+    seen = simulate(edge_in, components, outputs, FRAMES, limit=times.last_out[-1] + 100)
+    assert [len(received) for received in seen.received] == [FRAMES * edge.frame_beats for _port, edge in outputs]
+    last = [received[edge.frame_beats - 1 :: edge.frame_beats] for received, (_, edge) in zip(seen.received, outputs, strict=True)]
     assert times.first_in == tuple(seen.sent[:: edge_in.frame_beats])
-    assert times.last_out == tuple(seen.received[edge_out.frame_beats - 1 :: edge_out.frame_beats])
-    engines = [stage for stage in stages if not isinstance(stage, LaneAdapterParams)]
-    for engine, starts, steps in zip(engines, times.starts, seen.steps, strict=True):
-        core = engine.conv if isinstance(engine, DenseParams) else engine
-        issued = [start + 1 + n for start in starts for n in range(core.window.steps)]
+    assert times.last_out == tuple(map(max, zip(*last, strict=True)))
+    windows = {component.name: steps_of(component.params) for component in components if component.name in seen.steps}
+    assert set(times.starts) == set(windows)
+    for name, steps in seen.steps.items():
+        issued = [start + 1 + n for start in times.starts[name] for n in range(windows[name])]
         # Steps of the last frame that make none of its outputs (they fill its last pass) may come after it.
         assert issued[: len(steps)] == steps
     return times
+
+
+def steps_of(params: Any) -> int:
+    """Steps a pass."""
+    core = params.conv if isinstance(params, DenseParams) else params
+    steps: int = core.window.steps
+    return steps
 
 
 # ------------------------------------------------------------------------------------------------------------ one stage
@@ -146,15 +98,14 @@ def random_window(rng: random.Random, *, channelwise: bool) -> WindowParams:
         return replace(window, rows=rng.choice([window.min_rows, window.full_rows, window.full_rows + parallel[0]]))
 
 
-def edges(stage: ConvParams | MaxPoolParams) -> tuple[AxiStreamParams, AxiStreamParams]:
+def assert_stage_is_exact(stage: ConvParams | MaxPoolParams) -> Timetable:
     window = stage.window
     channels, lanes = window.channels, window.lanes
     if isinstance(stage, ConvParams):
         channels, lanes = stage.filters, stage.rows
-    return (
-        AxiStreamParams(window.height * window.width, window.channels, window.lanes, 8, False),
-        AxiStreamParams(window.out_height * window.out_width, channels, lanes, 8, False),
-    )
+    edge_in = AxiStreamParams(window.height * window.width, window.channels, window.lanes, 8, False)
+    edge_out = AxiStreamParams(window.out_height * window.out_width, channels, lanes, 8, False)
+    return assert_exact(edge_in, [Component("stage", stage, ("source",))], [("stage", edge_out)])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -180,67 +131,168 @@ def test_a_convolution(seed: int) -> None:
     )
     if pes == 1 and window.steps >= replace(engine.requantizer, serial=True).ii:
         engine = replace(engine, serial=rng.choice([True, False]))
-    edge_in, edge_out = edges(engine)
-    assert_exact(edge_in, [engine], edge_out)
+    assert_stage_is_exact(engine)
 
 
 def test_rows_of_one_step() -> None:
     """They take two cycles each: the shortest there are."""
     window = WindowParams(6, 1, 2, 2, 8, False, (1, 1), (1, 1), ((0, 0), (0, 0)), rows=6)
     engine = ConvParams(window, 3, 3, 1, 8, 24, 8, False, 24, 0, 255)
-    times = assert_exact(edges(engine)[0], [engine], edges(engine)[1])
-    assert times.interval_cycles == 12
+    assert assert_stage_is_exact(engine).interval_cycles == 12
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_max_pool(seed: int) -> None:
-    engine = MaxPoolParams(random_window(random.Random(100 + seed), channelwise=True))
-    edge_in, edge_out = edges(engine)
-    assert_exact(edge_in, [engine], edge_out)
+    assert_stage_is_exact(MaxPoolParams(random_window(random.Random(100 + seed), channelwise=True)))
 
 
-# --------------------------------------------------------------------------------------------------------------- chains
+# --------------------------------------------------------------------------------------------------------------- graphs
 
-CHAINS = (8, 17, 35, 40, 48, 53, 61, 68, 79, 109, 147, 168)
+
+SEEDS = range(20)
+
+
+def with_depths(draft: Draft, depths: Mapping[str, int]) -> list[Component]:
+    """The components, the buffers among them as deep as given."""
+    return [
+        replace(component, params=replace(component.params, depth_words=depths[component.name]))
+        if isinstance(component.params, BufferParams)
+        else component
+        for component in draft.components
+    ]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_graph(seed: int) -> None:
+    """With queues as deep as the timetable says, it is exact, and not slower than with endless ones."""
+    edge_in, draft = random_pipeline(seed)
+    endless = timetable(edge_in, draft.components, draft.outputs, FRAMES, unbounded=True)
+    depths = {name: max(depth, 2) for name, depth in endless.occupancy.items()}
+    times = assert_exact(edge_in, with_depths(draft, depths), draft.outputs)
+    assert all(before >= after for before, after in zip(endless.last_out, times.last_out, strict=True))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_graph_with_small_queues(seed: int) -> None:
+    """It is exact too, also in where it stops: the hardware does at that very beat, and in the first frame."""
+    edge_in, draft = random_pipeline(seed)
+    rng = random.Random(seed)
+    endless = timetable(edge_in, draft.components, draft.outputs, FRAMES, unbounded=True)
+    depths = {name: rng.randint(2, max(2, depth)) for name, depth in endless.occupancy.items()}
+    components = with_depths(draft, depths)
+    try:
+        timetable(edge_in, components, draft.outputs, FRAMES)
+    except RuntimeError as error:
+        stopped = re.match(r"the pipeline stops after (\d+) of \d+ beats: .* wait for ever$", str(error))
+        assert stopped
+        seen = simulate(edge_in, components, draft.outputs, FRAMES, limit=2 * endless.last_out[-1] + 500)
+        assert sum(map(len, seen.received)) == int(stopped[1])
+        with pytest.raises(RuntimeError, match=r" wait for ever$"):
+            timetable(edge_in, components, draft.outputs, 1)
+    else:
+        assert_exact(edge_in, components, draft.outputs)
+
+
+def test_the_graphs_hold_what_can_stand_in_one() -> None:
+    drafts = [random_pipeline(seed)[1] for seed in SEEDS]
+    assert {type(component.params) for draft in drafts for component in draft.components} == {
+        AddParams, ArgMaxParams, BufferParams, ConcatParams, ConvParams, CropParams, DenseParams, DepthwiseParams, ForkParams,
+        LaneAdapterParams, LookupParams, MaxPoolParams, PadParams, ProductParams, ReorderParams,
+    }  # fmt: skip
+    assert any(len(draft.outputs) == 2 for draft in drafts)
+    joins = (AddParams, ProductParams, ConcatParams)
+    assert any(sum(isinstance(component.params, joins) for component in draft.components) == 2 for draft in drafts)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_ends_once_ends_under_any_stalls(seed: int) -> None:
+    """Queues that let one frame pass let any number pass, whoever pauses."""
+    edge_in, draft = random_pipeline(seed)
+    one = timetable(edge_in, draft.components, draft.outputs, 1, unbounded=True)
+    components = with_depths(draft, {name: max(depth, 2) for name, depth in one.occupancy.items()})
+    frames = 8
+    seen = simulate(edge_in, components, draft.outputs, frames, 20_000, stalls=random.Random(seed))
+    assert [len(received) for received in seen.received] == [frames * edge.frame_beats for _port, edge in draft.outputs]
+
+
+def residual(depth_words: int) -> tuple[AxiStreamParams, list[Component], Outputs]:
+    """A convolution over 6×8 pixels of four beats, and its input added again."""
+    window = WindowParams(6, 8, 4, 1, BITS, False, (3, 3), (1, 1), ((1, 1), (1, 1)), rows=4, parallel=(1, 1), replays=4)
+    scale = {"m": 1, "positive": 0, "negative": 0, "shift": 0, "low": 0, "high": 15, "zero_point": 0}
+    components = [
+        Component("fork", ForkParams(BITS, False, 1, 2), ("source",)),
+        Component("conv", ConvParams(window, 4, 1, 1, 4, 12, BITS, False, 12, 0, 15), ("fork.0",)),
+        Component("queue", BufferParams(BITS, False, 1, depth_words), ("fork.1",)),
+        Component("sum", AddParams(1, BITS, False, BITS, False, 6, **scale, out_bits=BITS, out_signed=False), ("conv", "queue")),
+    ]
+    edge = AxiStreamParams(48, 4, 1, BITS, False)
+    return edge, components, [("sum", edge)]
+
+
+def test_occupancy_is_the_least_depth_that_changes_nothing() -> None:
+    endless = timetable(*residual(64), FRAMES, unbounded=True)
+    depth = endless.occupancy["queue"]
+    assert depth > 64  # so that it is made alike
+    assert timetable(*residual(depth), FRAMES) == timetable(*residual(1 << 30), FRAMES) == endless
+    less = timetable(*residual(depth - 1), FRAMES)
+    assert less.occupancy["queue"] == depth - 1
+    assert less != endless
+
+
+def test_a_pipeline_that_stops_is_an_error() -> None:
+    edge_in, components, outputs = residual(64)
+    message = r"^the pipeline stops after 0 of 384 beats: fork, conv, queue, sum, the edge of sum wait for ever$"
+    with pytest.raises(RuntimeError, match=message):
+        timetable(edge_in, components, outputs, 2)
+
+
+@pytest.mark.parametrize(
+    ("changed", "outputs", "message"),
+    [
+        ({"conv": ("source",)}, None, "an input must be an output that nothing else reads, not 'source'"),
+        ({"queue": ("fork.2",)}, None, r"an input must be an output that nothing else reads, not 'fork\.2'"),
+        ({}, [], "every output must be read once, and nothing reads sum"),
+        ({}, [("sum", AxiStreamParams(47, 4, 1, BITS, False))], "the edge of sum must take 192 beats a frame, not 188"),
+        ({"lanes": ("source",), "fork": ("lanes",)}, None, "conv must be given 192 beats a frame, not 96"),
+    ],
+)
+def test_what_is_not_wired(changed: dict[str, tuple[str, ...]], outputs: Outputs | None, message: str) -> None:
+    edge_in, components, ends = residual(64)
+    adapter = [Component("lanes", LaneAdapterParams(4, BITS, False, 1, 2), ("source",))] if "lanes" in changed else []
+    wrong = [replace(component, inputs=changed.get(component.name, component.inputs)) for component in adapter + components]
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        timetable(edge_in, wrong, ends if outputs is None else outputs, 1)
+
+
+# -------------------------------------------------------------------------------------------------------------- planned
+
+NETWORKS = (8, 17, 35, 48, 61, 79)
 
 
 @cache
-def chain(seed: int) -> Plan:
+def planned(seed: int) -> Plan:
     """A random network's pipeline, each layer folded in any of the ways that the planner could choose."""
     case = replace(random_case(seed, most_macs=200), fps=None, target="generic")
     with TemporaryDirectory() as folder:
         graph = case.compile(Path(folder)).integers
     rng = random.Random(seed)
-    layers = [node for node in graph.nodes if isinstance(node, QConv2D | MaxPool)]
-    choices = {node.name: rng.choice(list(planner._choices(graph, node))) for node in layers}
-    return planner._assemble(graph, get_target("generic"), choices)
+    layers = planner._Layers(graph, get_target("generic"))
+    return layers.assemble({name: rng.choice(menu) for name, menu in layers.menus.items()})
 
 
-@pytest.mark.parametrize("seed", CHAINS)
-def test_a_chain(seed: int) -> None:
-    plan = chain(seed)
-    times = assert_exact(plan.edge_in, plan.pipeline, plan.edge_out)
+@pytest.mark.parametrize("seed", NETWORKS)
+def test_a_network(seed: int) -> None:
+    plan = planned(seed)
+    times = assert_exact(plan.pipeline.edge_in, plan.pipeline.components, plan.pipeline.outputs)
     assert times.latency_cycles == plan.latency_cycles
     assert times.interval_cycles <= plan.interval_cycles
-
-
-def test_the_chains_hold_what_can_stand_in_one() -> None:
-    stages = [params for seed in CHAINS for params in chain(seed).pipeline]
-    adapters = [params for params in stages if isinstance(params, LaneAdapterParams)]
-    assert any(adapter.in_lanes < adapter.out_lanes for adapter in adapters)
-    assert any(adapter.in_lanes > adapter.out_lanes for adapter in adapters)
-    assert any(len(stage.adapters) == 2 for seed in CHAINS for stage in chain(seed).stages)
-    assert {type(stage) for stage in stages} == {ConvParams, DenseParams, MaxPoolParams, LaneAdapterParams}
-
-
-# ------------------------------------------------------------------------------------------------------------- interval
 
 
 def test_frames_may_take_turns(tmp_path: Path) -> None:
     """Two frames share the ring of a dense layer, and not evenly: the interval is that of the slower one."""
     network = Network((2, 3, 7)).dense("scores", 6)
     plan = compile_network(network, tmp_path, fps=2e6).plan
-    times = assert_exact(plan.edge_in, plan.pipeline, plan.edge_out)
+    times = assert_exact(plan.pipeline.edge_in, plan.pipeline.components, plan.pipeline.outputs)
     gaps = [after - before for before, after in pairwise(times.last_out)]
     assert len(set(gaps)) == 2
     assert times.interval_cycles == plan.interval_cycles == max(gaps)
@@ -249,11 +301,5 @@ def test_frames_may_take_turns(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_the_interval_is_that_of_any_number_of_frames(seed: int, tmp_path: Path) -> None:
     plan = replace(random_case(seed, most_macs=500), target="generic").compile(tmp_path).plan
-    assert timetable(plan.edge_in, plan.pipeline, plan.edge_out, 25).interval_cycles == plan.interval_cycles
-
-
-def test_a_pipeline_that_stops_is_an_error(tmp_path: Path) -> None:
-    plan = compile_network(Network((3, 3, 1)).conv("edges", 2, (1, 1)), tmp_path).plan
-    wrong = replace(plan.edge_out, pixels=10)
-    with pytest.raises(RuntimeError, match=r"^the pipeline stops after 36 of 40 beats$"):
-        timetable(plan.edge_in, plan.pipeline, wrong, 2)
+    pipeline = plan.pipeline
+    assert timetable(pipeline.edge_in, pipeline.components, pipeline.outputs, 25).interval_cycles == plan.interval_cycles

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convfold.hdl.conv import Conv, ConvParams
+from convfold.hdl.conv import ConvParams
+from convfold.hdl.depthwise import DepthwiseParams
+from convfold.hdl.mac_stage import MacStage
 from convfold.hdl.window import WindowParams
-from tests.hdl.bench import pack
+from tests.hdl.bench import PROFILES, Run, look_inside, pack, run_profiles, unpack
 
 Ints = NDArray[np.int64]
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -45,16 +50,22 @@ class ConvCase:
     class_cols: tuple[int, ...] = (0,)
     serial: bool = False
     kind: str = "behavioural"
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    multiplier_bits: int = 17
+    split: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ConvStage:
     """Parameters and constants of a case; the accumulator is exactly as wide as these weights need."""
 
-    params: ConvParams
+    params: ConvParams | DepthwiseParams
     w_rcohwi: Ints
     b_rco: Ints
     m_o: Ints
+    positive_o: Ints | None = None
+    negative_o: Ints | None = None
 
     @property
     def frame_beats(self) -> int:
@@ -62,8 +73,12 @@ class ConvStage:
         window = self.params.window
         return window.out_height * window.out_width * self.params.words
 
-    def create(self) -> Conv:
-        return self.params.create(self.w_rcohwi, self.b_rco, self.m_o)
+    def create(self) -> MacStage:
+        return self.params.create(*self.constants)
+
+    @property
+    def constants(self) -> tuple[Ints, Ints, Ints, Ints | None, Ints | None]:
+        return self.w_rcohwi, self.b_rco, self.m_o, self.positive_o, self.negative_o
 
     def random_frames(self, count: int, seed: int = 0) -> list[Ints]:
         window = self.params.window
@@ -87,24 +102,37 @@ class ConvStage:
         return payloads
 
     def definition(self, x_hwc: Ints) -> Ints:
-        """Correlation of the padded image with the weights of each pixel's class, then rounding half up, in integers."""
+        """Correlation of the padded image with the weights of each pixel's class, then its requantizer, in integers."""
         params, window = self.params, self.params.window
         (top, bottom), (left, right) = window.padding
         padded = np.pad(x_hwc, ((top, bottom), (left, right), (0, 0)), constant_values=window.pad_raw)
-        kh, kw = window.kernel
-        high = (padded.shape[0] - kh) // window.stride[0] + 1
-        wide = (padded.shape[1] - kw) // window.stride[1] + 1
-        y_hwo = np.zeros((high, wide, params.filters), np.int64)
-        for i in range(high):
+        dy, dx = window.dilation
+        high, wide = ((window.kernel[n] - 1) * window.dilation[n] + 1 for n in range(2))
+        shape = (padded.shape[0] - high) // window.stride[0] + 1, (padded.shape[1] - wide) // window.stride[1] + 1
+        y_hwo = np.zeros((*shape, params.filters), np.int64)
+        groups = window.channels // self.w_rcohwi.shape[-1]
+        group_of = np.repeat(np.arange(groups), params.filters // groups)
+        for i in range(shape[0]):
             row_class = max(n for n, start in enumerate(params.class_rows) if start <= i)
-            for j in range(wide):
+            for j in range(shape[1]):
                 col_class = max(n for n, start in enumerate(params.class_cols) if start <= j)
                 y, x = i * window.stride[0], j * window.stride[1]
-                patch = padded[y : y + kh, x : x + kw]
-                sums = np.tensordot(self.w_rcohwi[row_class, col_class], patch, 3) + self.b_rco[row_class, col_class]
-                twice = 2 * sums * self.m_o + (1 << params.shift)  # half up: floor(v + 1/2) = floor((2 v + 1) / 2)
-                y_hwo[i, j] = np.floor_divide(twice, 1 << (params.shift + 1)) + params.zero_point
+                patch_hwgc = padded[y : y + high : dy, x : x + wide : dx].reshape(*window.kernel, groups, -1)
+                weights_ohwc = self.w_rcohwi[row_class, col_class]
+                sums = np.einsum("ohwc,hwoc->o", weights_ohwc, patch_hwgc[:, :, group_of]) + self.b_rco[row_class, col_class]
+                y_hwo[i, j] = self.scaled(sums, (row_class, col_class)) + params.zero_point
         return np.clip(y_hwo, params.low, params.high)
+
+    def scaled(self, sums_o: Ints, class_: tuple[int, int]) -> Ints:
+        """Times the multiplier; half up, or the offsets of either sign."""
+        m, positive, negative = (
+            None if values is None else values[class_] if values.ndim == 3 else values
+            for values in (self.m_o, self.positive_o, self.negative_o)
+        )
+        if positive is None or negative is None:
+            twice = 2 * sums_o * m + (1 << self.params.shift)  # half up: floor(v + 1/2) = floor((2 v + 1) / 2)
+            return np.floor_divide(twice, 1 << (self.params.shift + 1))
+        return np.floor_divide(sums_o * m + np.where(sums_o < 0, negative, positive), 1 << self.params.shift)
 
     def output_beats(self, frames: list[Ints]) -> list[list[int]]:
         """Beats of the definition; the last of a pixel may be short."""
@@ -114,21 +142,63 @@ class ConvStage:
 
 
 def make_stage(case: ConvCase, seed: int = 0) -> ConvStage:
+    """A convolution with random constants."""
     rng = np.random.default_rng(seed)
-    classes = len(case.class_rows), len(case.class_cols)
     most = (1 << case.weight_bits - 1) - 1
-    w_rcohwi = rng.integers(-most - 1, most + 1, (*classes, case.filters, *case.kernel, case.size[2]))
+    shape = len(case.class_rows), len(case.class_cols), case.filters, *case.kernel, case.size[2] // case.groups
+    constants, details = _constants(case, rng, rng.integers(-most - 1, most + 1, shape))
+    words = -(-case.filters // case.rows)
+    window = _window(case, replays=-(-words // case.pes), groups=case.groups)
+    return ConvStage(ConvParams(window, case.filters, case.rows, case.pes, case.weight_bits, **details), *constants)
+
+
+def make_depthwise(case: ConvCase, seed: int = 0) -> ConvStage:
+    """A depthwise convolution with random constants; a pooling if ``weight_bits`` is 0, with constants for each class."""
+    rng = np.random.default_rng(seed)
+    most = (1 << case.weight_bits - 1) - 1 if case.weight_bits else 0
+    shape = len(case.class_rows), len(case.class_cols), case.size[2], *case.kernel, 1
+    weights = rng.integers(-most - 1, most + 1, shape) if case.weight_bits else np.ones(shape, np.int64)
+    constants, details = _constants(case, rng, weights)
+    window = _window(case, channelwise=True)
+    return ConvStage(DepthwiseParams(window, case.rows, case.weight_bits, **details), *constants)
+
+
+def _constants(case: ConvCase, rng: np.random.Generator, w_rcohwi: Ints) -> tuple[list[Ints | None], dict[str, Any]]:
+    """Weights, biases, multipliers, offsets; and what the parameters say of them."""
+    pooling, classes = case.weight_bits == 0, w_rcohwi.shape[:2]
+    filters = 1 if pooling else w_rcohwi.shape[2]
     x_low = -(1 << case.bits - 1) if case.signed else 0
     x_most = max(-x_low, x_low + (1 << case.bits) - 1)
     reach = int(np.abs(w_rcohwi).sum(axis=(3, 4, 5)).max()) * x_most
-    b_rco = rng.integers(-reach // 4 - 2, reach // 4 + 2, (*classes, case.filters))
+    b_rco = rng.integers(-reach // 4 - 2, reach // 4 + 2, (*classes, filters))
     bound = int((np.abs(w_rcohwi).sum(axis=(3, 4, 5)) * x_most + np.abs(b_rco)).max())
-    m_o = rng.integers(1 << 15, 1 << 17, case.filters)
+    least, most = 1 << max(case.multiplier_bits - 2, 0), 1 << case.multiplier_bits
+    m_o = rng.integers(least, most, (*classes, 1) if pooling else filters)
     low = -(1 << case.out_bits - 1) if case.out_signed else 0
     high = low + (1 << case.out_bits) - 1
-    typical = max(int(reach * (1 << 16) / 4), 1)
+    typical = max(int(reach * (1 << case.multiplier_bits) / 8), 1)
     shift = max(typical.bit_length() - case.out_bits + 1, 1)
-    words = -(-case.filters // case.rows)
+    offsets = rng.integers(-1 << shift, 1 << shift, (2, *m_o.shape)) if case.split else None
+    return [w_rcohwi, b_rco, m_o, *([None, None] if offsets is None else offsets)], {
+        "acc_bits": bound.bit_length() + 1,
+        "out_bits": case.out_bits,
+        "out_signed": case.out_signed,
+        "shift": shift,
+        "low": max(low, case.zero_point) if case.rectify else low,
+        "high": high,
+        "zero_point": case.zero_point,
+        "class_rows": case.class_rows,
+        "class_cols": case.class_cols,
+        "serial": case.serial,
+        "multiplier": case.kind,
+        "memory": case.kind,
+        "multiplier_bits": case.multiplier_bits,
+        "split": case.split,
+        "offset_bits": 0 if offsets is None else int(np.abs(offsets).max()).bit_length() + 1,
+    }
+
+
+def _window(case: ConvCase, **details: Any) -> WindowParams:
     generous = (case.size[0] + sum(case.padding[0]) + case.kernel[0]) * case.parallel[0]
     window = WindowParams(
         height=case.size[0],
@@ -141,32 +211,49 @@ def make_stage(case: ConvCase, seed: int = 0) -> ConvStage:
         stride=case.stride,
         padding=case.padding,
         rows=generous,
-        replays=-(-words // case.pes),
         parallel=case.parallel,
         pad_raw=case.pad_raw,
         memory=case.kind,
+        dilation=case.dilation,
+        **details,
     )
-    window = replace(window, rows=window.min_rows if case.ring is None else case.ring or window.full_rows)
-    params = ConvParams(
-        window=window,
-        filters=case.filters,
-        rows=case.rows,
-        pes=case.pes,
-        weight_bits=case.weight_bits,
-        acc_bits=bound.bit_length() + 1,
-        out_bits=case.out_bits,
-        out_signed=case.out_signed,
-        shift=shift,
-        low=max(low, case.zero_point) if case.rectify else low,
-        high=high,
-        zero_point=case.zero_point,
-        class_rows=case.class_rows,
-        class_cols=case.class_cols,
-        serial=case.serial,
-        multiplier=case.kind,
-        memory=case.kind,
-    )
-    return ConvStage(params, w_rcohwi, b_rco, m_o)
+    return replace(window, rows=window.min_rows if case.ring is None else case.ring or window.full_rows)
+
+
+def drive(stage: ConvStage, frames: int, profiles: Sequence[str] = PROFILES) -> dict[str, Run]:
+    """Send frames back to back; the results are those of the definition and the queue never has to refuse one."""
+    params = stage.params
+    images = stage.random_frames(frames)
+    expected = stage.output_beats(images)
+    dut = stage.create()
+    queue = look_inside(dut).queue
+    overflow = queue.i.valid & ~queue.i.ready
+    runs = run_profiles(dut, stage.beats(images), len(expected), profiles, watch=dut.o_issue, never=overflow)
+    for profile, run in runs.items():
+        seen = [unpack(payload, params.out_bits, params.out_signed, params.rows) for payload in run.payloads]
+        beats = [values[: len(part)] for values, part in zip(seen, expected, strict=True)]
+        assert beats == expected, profile
+    return runs
+
+
+def assert_latency(stage: ConvStage, run: Run) -> None:
+    """With the output always taken, the first beat of a pass comes ``latency`` cycles after its last step."""
+    params = stage.params
+    last_steps = run.watched[params.window.steps - 1 :: params.window.steps]
+    words = [min(params.pes, params.words - n * params.pes) for n in range(params.passes)]
+    due = [cycle + params.latency + n for k, cycle in enumerate(last_steps) for n in range(words[k % params.passes])]
+    assert run.cycles == due, f"latency of {params.latency} cycles"
+
+
+def assert_pace(stage: ConvStage) -> None:
+    """The multipliers are fed in every cycle from the first step to the last of three frames."""
+    params = stage.params
+    run = drive(stage, 3, ["none"])["none"]
+    assert len(run.watched) == 3 * params.frame_cycles
+    assert run.watched == list(range(run.watched[0], run.watched[0] + len(run.watched)))
+    starts = run.cycles[:: params.words]
+    assert {after - before for before, after in pairwise(starts)} == ({params.ii} if len(starts) > 1 else set())
+    assert run.cycles[2 * stage.frame_beats] - run.cycles[stage.frame_beats] == params.frame_cycles
 
 
 CHOSEN = {
@@ -193,6 +280,15 @@ CHOSEN = {
     "more elements than the last pass needs": ConvCase((3, 3, 4), 5, (2, 2), rows=1, pes=4, ring=None),
     "as many elements as steps": ConvCase((4, 3, 2), 4, (2, 1), pes=4, lanes=1),
     "one step a pass": ConvCase((4, 4, 2), 3, (2, 2), lanes=2, parallel=(2, 2)),
+    "dilated": ConvCase((7, 6, 3), 3, (3, 2), (1, 2), ((2, 2), (3, 1)), 2, pes=3, pad_raw=-7, signed=True, dilation=(2, 3)),
+    "dilated and causal": ConvCase((9, 1, 2), 3, (3, 1), padding=((6, 0), (0, 0)), pes=3, dilation=(3, 1), split=True),
+    "groups": ConvCase((4, 4, 6), 6, (3, 3), padding=SAME, pes=2, groups=3),
+    "groups, rows at once": ConvCase((5, 4, 8), 8, (3, 3), padding=SAME, lanes=2, rows=2, pes=2, parallel=(3, 1), groups=2),
+    "groups, classes": ConvCase((4, 4, 4), 4, (2, 2), padding=SAME, rows=2, groups=2, class_rows=(0, 1, 4), class_cols=(0, 4)),
+    "groups, a channel each": ConvCase((3, 4, 3), 6, (2, 3), rows=2, groups=3, serial=False),
+    "split": ConvCase((4, 4, 3), 5, (3, 3), padding=SAME, rows=2, pes=2, signed=True, split=True, multiplier_bits=23),
+    "split, serial": ConvCase((3, 3, 3), 3, (3, 3), padding=SAME, signed=True, serial=True, split=True, multiplier_bits=25),
+    "split, narrow": ConvCase((3, 3, 5), 6, (1, 1), lanes=5, rows=6, split=True, multiplier_bits=1, zero_point=-5),
 }
 
 
@@ -230,6 +326,8 @@ def random_case(seed: int) -> ConvCase:
             class_rows=starts[0],
             class_cols=starts[1],
             serial=pes == 1 and steps >= 18,
+            split=seed % 3 == 1,
+            multiplier_bits=17 if seed % 4 else 9,
         )  # fmt: skip
 
 

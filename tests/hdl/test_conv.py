@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,57 +12,39 @@ from amaranth.hdl import ResetInserter, Signal, Value
 
 from convfold.hdl.conv import ConvParams, Credits
 from tests.hdl.bench import (
-    PROFILES,
     Bench,
-    Run,
     StreamBench,
     look_inside,
     run_blocked,
     run_clocked,
-    run_profiles,
     simulate,
     unpack,
 )
-from tests.hdl.conv_cases import CASES, CHOSEN, SAME, ConvCase, ConvStage, make_stage
-
-
-def drive(stage: ConvStage, frames: int, profiles: Sequence[str] = PROFILES) -> dict[str, Run]:
-    """Send frames back to back; the results are those of the definition and the queue never has to refuse one."""
-    params = stage.params
-    images = stage.random_frames(frames)
-    expected = stage.output_beats(images)
-    dut = stage.create()
-    queue = look_inside(dut).queue
-    overflow = queue.i.valid & ~queue.i.ready
-    runs = run_profiles(dut, stage.beats(images), len(expected), profiles, watch=dut.o_issue, never=overflow)
-    for profile, run in runs.items():
-        seen = [unpack(payload, params.out_bits, params.out_signed, params.rows) for payload in run.payloads]
-        beats = [values[: len(part)] for values, part in zip(seen, expected, strict=True)]
-        assert beats == expected, profile
-    return runs
+from tests.hdl.conv_cases import (
+    CASES,
+    CHOSEN,
+    SAME,
+    ConvCase,
+    ConvStage,
+    assert_latency,
+    assert_pace,
+    drive,
+    make_stage,
+)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_frames_back_to_back_under_every_profile(name: str) -> None:
     """... and with the output always taken, the first beat of a pass comes ``latency`` cycles after its last step."""
     stage = make_stage(CASES[name])
-    params = stage.params
-    run = drive(stage, 2)["none"]
-    last_steps = run.watched[params.window.steps - 1 :: params.window.steps]
-    words = [min(params.pes, params.words - n * params.pes) for n in range(params.passes)]
-    due = [
-        cycle + params.latency + n
-        for k, cycle in enumerate(last_steps)
-        for n in range(words[k % params.passes])
-    ]
-    assert run.cycles == due, f"latency of {params.latency} cycles"
+    assert_latency(stage, drive(stage, 2)["none"])
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_reference_is_the_definition(name: str) -> None:
     stage = make_stage(CASES[name])
     for image in stage.random_frames(2):
-        beats = list(stage.params.reference(image.tolist(), stage.w_rcohwi, stage.b_rco, stage.m_o))
+        beats = list(stage.params.reference(image.tolist(), *stage.constants))
         assert beats == stage.output_beats([image])
 
 
@@ -92,14 +73,7 @@ PACED = {
 
 @pytest.mark.parametrize("name", PACED)
 def test_ii_frame_cycles_and_full_utilisation(name: str) -> None:
-    """The multipliers are fed in every cycle from the first step to the last of three frames."""
-    stage = make_stage(PACED[name])
-    params = stage.params
-    run = drive(stage, 3, ["none"])["none"]
-    assert len(run.watched) == 3 * params.frame_cycles
-    assert run.watched == list(range(run.watched[0], run.watched[0] + len(run.watched)))
-    assert {after - before for before, after in pairwise(run.cycles[:: params.words])} == {params.ii}
-    assert run.cycles[2 * stage.frame_beats] - run.cycles[stage.frame_beats] == params.frame_cycles
+    assert_pace(make_stage(PACED[name]))
 
 
 def test_enough_stages_are_paced() -> None:

@@ -31,12 +31,15 @@ def window(
     replays: int = 1,
     channelwise: bool = False,
     pad_raw: int = 0,
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
 ) -> WindowParams:
     """A window with the smallest ring, unless ``rows`` names one (0: ``full_rows``)."""
     generous = (size[0] + sum(padding[0])) * parallel[0] + kernel[0]
     params = WindowParams(
-        *size, lanes, bits, signed, kernel, stride, padding, generous * parallel[0], replays, parallel, channelwise, pad_raw
-    )
+        *size, lanes, bits, signed, kernel, stride, padding, generous * parallel[0], replays, parallel, channelwise, pad_raw,
+        dilation=dilation, groups=groups,
+    )  # fmt: skip
     return replace(params, rows=params.min_rows if rows is None else rows or params.full_rows)
 
 
@@ -66,6 +69,21 @@ CASES = {
     "pooling": window((6, 6, 3), 2, (2, 2), (2, 2), channelwise=True),
     "pooling, overlapping": window((6, 5, 5), 2, (3, 3), (2, 2), SAME, channelwise=True, pad_raw=-128, signed=True),
     "pooling, stride beyond kernel": window((7, 7, 3), 1, (2, 1), (3, 2), channelwise=True),
+    "depthwise, all at once": window((5, 6, 5), 2, padding=SAME, parallel=(3, 3), channelwise=True, pad_raw=7),
+    "depthwise, all at once, strides": window((7, 8, 3), 1, (3, 2), (2, 3), SAME, parallel=(3, 2), channelwise=True),
+    "depthwise, rows at once": window((6, 5, 4), 2, (3, 3), (2, 2), SAME, parallel=(3, 1), channelwise=True),
+    "dilated": window((7, 8, 3), padding=((2, 2), (3, 3)), dilation=(2, 3), pad_raw=-3, signed=True, replays=2),
+    "dilated, strides": window((8, 9, 2), 1, (2, 3), (2, 3), ((1, 3), (0, 4)), dilation=(3, 2)),
+    "dilated columns, rows at once": window((5, 9, 3), 2, (3, 3), (2, 1), SAME, parallel=(3, 1), dilation=(1, 2)),
+    "dilated columns of one row at once": window((2, 9, 2), 1, (1, 3), (1, 2), parallel=(1, 3), dilation=(4, 1)),
+    "dilated pooling": window((7, 7, 5), 2, (3, 2), (2, 1), SAME, dilation=(2, 3), channelwise=True),
+    "dilated and causal in one dimension": window((9, 1, 2), 1, (3, 1), padding=((8, 0), (0, 0)), dilation=(4, 1)),
+    "groups": window((4, 5, 6), 1, padding=SAME, replays=3, groups=3, pad_raw=5),
+    "groups, replayed": window((4, 4, 8), 2, (2, 2), (2, 2), replays=6, groups=2),
+    "groups, rows at once": window((5, 4, 4), 2, (3, 2), padding=SAME, replays=4, groups=2, parallel=(3, 1)),
+    "groups, all at once": window((5, 7, 4), 1, (2, 3), (1, 2), SAME, replays=4, groups=2, parallel=(2, 3)),
+    "groups of one beat, dilated": window((6, 6, 3), 1, (2, 3), replays=6, groups=3, dilation=(3, 2)),
+    "groups, pointwise": window((3, 3, 6), 2, (1, 1), replays=3, groups=3),
     "large ring": window(padding=SAME, rows=11),
     "large ring, all at once": window(padding=SAME, rows=9, parallel=(3, 3)),
 }
@@ -260,6 +278,12 @@ def test_an_output_row_starts_three_cycles_after_its_input(parallel: tuple[int, 
         ({"channelwise": True, "replays": 2}, r"^replays must be 1 for a channelwise window, not 2$"),
         ({"rows": 2}, r"^rows must be a multiple of 1 from 3 on, not 2$"),
         ({"rows": 4, "parallel": (3, 3)}, r"^rows must be a multiple of 3 from 3 on, not 4$"),
+        ({"dilation": (1, 2), "parallel": (3, 3)}, r"^dilation must be 1 where the kernel is parallel, not \(1, 2\)$"),
+        ({"dilation": (2, 1), "parallel": (3, 1)}, r"^dilation must be 1 where the kernel is parallel, not \(2, 1\)$"),
+        ({"groups": 3, "channelwise": True}, r"^groups must be 1 for a channelwise window, not 3$"),
+        ({"groups": 3}, r"^groups must divide replays, and channels into whole beats, not 3$"),
+        ({"groups": 3, "replays": 3}, r"^groups must divide replays, and channels into whole beats, not 3$"),
+        ({"dilation": (1, 4)}, r"^kernel must fit into the padded input, not \(3, 3\)$"),
         ({"kernel": (3, 7), "padding": ((0, 0), (0, 0))}, r"^kernel must fit into the padded input, not \(3, 7\)$"),
     ],
 )
@@ -281,6 +305,11 @@ def test_the_reference_by_hand() -> None:
     flags = [(True, False, True), (False, True, False), (True, False, False), (False, True, False)]
     expected = [(samples, *flag) for pixel in one_pass for samples, flag in zip(pixel * 2, flags, strict=True)]
     assert list(params.reference(frame)) == expected
+    grouped = replace(params, channels=2, lanes=1, replays=4, groups=2, parallel=(1, 1))
+    samples = [step[0] for step in grouped.reference([[pixel[:2] for pixel in row] for row in frame])]
+    assert samples[:8] == [[9], [1], [9], [1], [9], [2], [9], [2]]
+    dilated = replace(params, padding=((1, 1), (0, 0)), dilation=(2, 1), parallel=(1, 1), replays=1, lanes=3)
+    assert [step[0] for step in dilated.reference(frame)][:4] == [[9, 9, 9], [7, 8, 10], [9, 9, 9], [11, 12, 13]]
     pooling = replace(params, parallel=(1, 1), replays=1, channelwise=True)
     first = [step[0] for step in pooling.reference(frame)][:4]
     assert first == [[9, 9], [1, 2], [9, 9], [3, 0]]

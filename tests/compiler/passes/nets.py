@@ -9,12 +9,14 @@ import numpy as np
 
 from convfold.compiler.graph import (
     Add,
+    ArgMax,
     AveragePool,
     BatchNorm,
     ChannelShuffle,
     Clip,
     Concat,
     Conv2D,
+    Crop,
     Dense,
     DepthOrder,
     DepthToSpace,
@@ -24,13 +26,19 @@ from convfold.compiler.graph import (
     Graph,
     Input,
     MaxPool,
+    Multiply,
     Node,
+    Pad,
     Padding,
     Pair,
     Pca,
+    Pointwise,
+    Prelu,
+    Reshape,
     ScaleBias,
     Shape,
     Slice,
+    SpaceToDepth,
     Upsample,
     infer_shapes,
     window_extent,
@@ -163,6 +171,33 @@ class Net:
 
     def depth_to_space(self, name: str, block: Pair = (2, 2), order: DepthOrder = "DCR") -> Net:
         return self._add(DepthToSpace(name=name, inputs=(self.tail,), source=name, block=block, order=order))
+
+    def space_to_depth(self, name: str, block: Pair = (2, 2), order: DepthOrder = "DCR") -> Net:
+        return self._add(SpaceToDepth(name=name, inputs=(self.tail,), source=name, block=block, order=order))
+
+    def pad(self, name: str, padding: Padding = SAME, value: float = 0.0) -> Net:
+        return self._add(Pad(name=name, inputs=(self.tail,), source=name, padding=padding, value=value))
+
+    def crop(self, name: str, cropping: Padding = SAME) -> Net:
+        return self._add(Crop(name=name, inputs=(self.tail,), source=name, cropping=cropping))
+
+    def reshape(self, name: str, shape: Shape) -> Net:
+        return self._add(Reshape(name=name, inputs=(self.tail,), source=name, shape=shape))
+
+    def pointwise(self, name: str, function: str, *parameters: float) -> Net:
+        node = Pointwise(name=name, inputs=(self.tail,), source=name, function=function, parameters=parameters)
+        return self._add(node)
+
+    def prelu(self, name: str) -> Net:
+        self.weights[f"{name}.slope"] = self.rng.uniform(-0.5, 0.5, self.out_shape[2])
+        return self._add(Prelu(name=name, inputs=(self.tail,), source=name))
+
+    def multiply(self, name: str, other: str) -> Net:
+        """The product of the tail and another tensor."""
+        return self._add(Multiply(name=name, inputs=(self.tail, other), source=name))
+
+    def argmax(self, name: str) -> Net:
+        return self._add(ArgMax(name=name, inputs=(self.tail,), source=name))
 
     def upsample(self, name: str, factor: Pair = (2, 2)) -> Net:
         return self._add(Upsample(name=name, inputs=(self.tail,), source=name, factor=factor))
@@ -394,3 +429,170 @@ class _RandomNet:
                 self.net.pca(self.name("pca"), self.pick(1, 2))
             case 3:
                 self.net.shuffle(self.name("shuffle"), self.divisor(self.net.out_shape[2]))
+
+
+def random_graph(seed: int, *, tables: bool = True) -> Graph:
+    """Any operator behind any tensor: branches, residuals, several outputs; at most a few hundred samples a tensor.
+
+    Without ``tables`` nothing is bent but by limits, so that any format will do.
+    """
+    return _RandomGraph(seed, tables).build()
+
+
+FUNCTIONS: tuple[tuple[str, tuple[float, ...]], ...] = (
+    ("leaky_relu", (0.1,)),
+    ("hard_swish", ()),
+    ("hard_sigmoid", (0.2, 0.5)),
+    ("sigmoid", ()),
+    ("tanh", ()),
+    ("swish", ()),
+    ("elu", (1.0,)),
+    ("selu", (1.6732632, 1.050701)),
+    ("gelu", ()),
+    ("softplus", ()),
+    ("softsign", ()),
+    ("abs", ()),
+    ("square", ()),
+)
+
+
+class _RandomGraph:
+    """Each step adds a few nodes behind a tensor picked among those made so far."""
+
+    def __init__(self, seed: int, tables: bool) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.tables = tables
+        shape = (self.pick(2, 4, 5, 6), self.pick(1, 2, 4, 6), self.pick(1, 2, 3, 4))
+        self.net = Net(shape, seed=seed, low=self.pick(0, 0, -1), high=1.0)
+        self.count = 0
+
+    def pick(self, *choices: int) -> int:
+        return int(self.rng.choice(choices))
+
+    def name(self, kind: str) -> str:
+        self.count += 1
+        return f"{kind}_{self.count}"
+
+    def build(self) -> Graph:
+        net = self.net
+        for _ in range(self.pick(2, 4, 6, 8)):
+            if self.pick(0, 0, 1):
+                net.behind(net.nodes[int(self.rng.integers(len(net.nodes)))].name)
+            self.step()
+        if len(net.nodes) == 1:
+            self.conv()
+        read = {name for node in net.nodes for name in node.inputs}
+        ends = [node.name for node in net.nodes[1:] if node.name not in read]
+        inner = [node.name for node in net.nodes[1:] if node.name in read]
+        return net.graph(*ends, *(inner[:1] if self.pick(0, 0, 0, 1) else []))
+
+    def step(self) -> None:
+        net = self.net
+        height, width, channels = net.out_shape
+        if isinstance(net.nodes[-1], ArgMax) or net.tail.startswith("argmax"):
+            net.behind("image")
+            height, width, channels = net.out_shape
+        match self.pick(*range(20)):
+            case 0 | 1 | 2:
+                self.conv()
+            case 3:
+                self.residual()
+            case 4:
+                self.stack()
+            case 5:
+                net.relu(self.name("relu"))
+            case 6:
+                net.relu(self.name("clip"), -0.4, 0.7)
+            case 7:
+                kernel = min(height, self.pick(1, 2, 3)), min(width, self.pick(1, 2, 3))
+                padding = (self.pick(0, kernel[0] - 1), 0), (0, self.pick(0, kernel[1] - 1))
+                if self.pick(0, 1):
+                    net.pool(self.name("pool"), kernel, (self.pick(1, 2), 1), padding)
+                else:
+                    net.average(self.name("mean"), kernel, (self.pick(1, 2), 1), padding, bool(self.pick(0, 1)))
+            case 8 if channels > 1:
+                start = self.pick(*range(channels - 1))
+                net.slice(self.name("slice"), start, self.pick(*range(start + 1, channels + 1)))
+            case 9:
+                net.shuffle(self.name("shuffle"), self.divisor(channels))
+            case 10 if channels % 2 == 0 and max(height, width) <= 6:
+                net.depth_to_space(self.name("depth"), (2, 1), "DCR" if self.pick(0, 1) else "CRD")
+            case 11 if height % 2 == 0 and channels <= 8:
+                net.space_to_depth(self.name("space"), (2, 1), "DCR" if self.pick(0, 1) else "CRD")
+            case 12 if max(height, width) <= 6:
+                net.upsample(self.name("up"), (self.pick(1, 2), 2))
+            case 13:
+                net.pad(self.name("pad"), ((1, 0), (self.pick(0, 1), 1)), self.pick(0, 0, 1, -1) / 2)
+            case 14 if height > 2:
+                net.crop(self.name("crop"), ((1, self.pick(0, 1)), (0, 0)))
+            case 15:
+                self.pixelwise()
+            case 16 if self.tables:
+                function, parameters = FUNCTIONS[self.pick(*range(len(FUNCTIONS)))]
+                net.pointwise(self.name(function), function, *parameters)
+            case 17 if self.tables:
+                start = net.tail
+                net.pointwise(self.name("gate"), "sigmoid").multiply(self.name("product"), start)
+            case 18:
+                if self.pick(0, 0, 1):
+                    net.argmax(self.name("argmax"))
+                else:
+                    net.reshape(self.name("reshape"), (width, height, channels))
+            case 19 if self.pick(0, 1):
+                net.dropout(self.name("drop")).dense(self.name("dense"), self.pick(1, 3))
+            case _:
+                self.conv()
+
+    def pixelwise(self) -> None:
+        match self.pick(0, 1, 2, 3):
+            case 0:
+                self.net.norm(self.name("norm"))
+            case 1:
+                self.net.scale(self.name("scale"))
+            case 2:
+                self.net.pca(self.name("pca"), self.pick(1, 2))
+            case 3 if self.tables:
+                self.net.prelu(self.name("prelu"))
+
+    def conv(self, outputs: int | None = None, *, same: bool = False) -> None:
+        net, channels = self.net, self.net.out_shape[2]
+        groups = self.divisor(channels) if outputs is None else 1
+        outputs = outputs or groups * self.pick(1, 2)
+        name = self.name("conv")
+        if same:
+            net.conv(name, outputs, (3, 3), padding=SAME)
+        else:
+            kernel, stride, padding, dilation = zip(
+                *(_random_axis(self.rng, size, dilated=True) for size in net.out_shape[:2]), strict=True
+            )
+            net.conv(name, outputs, kernel, stride, padding, True, dilation, groups)
+        net.weights[f"{name}.w"] = net.weights[f"{name}.w"] / math.sqrt(math.prod(net.weights[f"{name}.w"].shape[3:]))
+
+    def residual(self) -> None:
+        net, start = self.net, self.net.tail
+        self.conv(net.out_shape[2], same=True)
+        if self.pick(0, 1):
+            net.relu(self.name("relu"))
+        others = [start]
+        if self.pick(0, 0, 1):
+            tail = net.tail
+            self.net.behind(start)
+            self.conv(net.out_shape[2], same=True)
+            others.append(tail)
+        net.add(self.name("sum"), *others)
+        if self.pick(0, 1):
+            net.relu(self.name("relu"))
+
+    def stack(self) -> None:
+        net, start = self.net, self.net.tail
+        ends = []
+        for _ in range(self.pick(2, 2, 3)):
+            net.behind(start)
+            self.conv(self.pick(1, 2, 3), same=True)
+            if self.pick(0, 1):
+                net.relu(self.name("relu"))
+            ends.append(net.tail)
+        net.behind(ends[0]).concat(self.name("stack"), *ends[1:], *([start] if self.pick(0, 1) else []))
+
+    def divisor(self, channels: int) -> int:
+        return self.pick(*(n for n in range(1, channels + 1) if channels % n == 0))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from convfold.compiler.errors import InternalError
-from convfold.compiler.graph import BorderClasses, Conv2D, Dense, Graph, graph_macs
+from convfold.compiler.graph import BatchNorm, BorderClasses, Conv2D, Dense, Graph, graph_macs
 from convfold.compiler.passes import Options, fold, fold_order, pass_name
 from tests.compiler.passes.nets import SAME, Net, random_chain
 from tests.oracle import difference, toeplitz
@@ -26,7 +26,7 @@ def test_a_folded_network_equals_the_composed_affine_map(seed: int) -> None:
     reference = toeplitz(graph)
     options = Options(force=seed % 2 == 1)
     folded = fold(graph, options)
-    assert all(isinstance(node, Conv2D | Dense) for node in folded.nodes[1:])
+    assert all(isinstance(node, Conv2D | Dense | BatchNorm) for node in folded.nodes[1:])
     for name, affine in toeplitz(folded).items():
         assert difference(reference[name], affine) < EXACT
     taken = [decision for decision in folded.decisions if decision.taken]

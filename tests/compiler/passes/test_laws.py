@@ -19,6 +19,7 @@ from convfold.compiler.passes.drop_identities import drop_identities
 from convfold.compiler.passes.fold_batchnorm import fold_batchnorm
 from convfold.compiler.passes.fold_branches import fold_branches
 from convfold.compiler.passes.fold_cascades import fold_cascades
+from convfold.compiler.passes.fold_pad import fold_pad
 from convfold.compiler.passes.fold_pca import fold_pca
 from convfold.compiler.passes.hoist_clip import hoist_clip
 from convfold.compiler.passes.lower_linear import lower_linear
@@ -30,10 +31,9 @@ from tests.compiler.passes.proven import bias
 BRANCHES = Net((8, 8, 2)).conv("wide", 2, padding=SAME).behind("image").conv("point", 2, (1, 1))
 PRUNABLE = bias(Net((8, 8, 1)).conv("dark", 4), 1, -9, 1, 1)
 
-BRANCHES = Net((8, 8, 2)).conv("wide", 2, padding=SAME).behind("image").conv("point", 2, (1, 1))
-
 CASES: dict[Callable[[Graph], Graph], Graph] = {
     drop_identities: Net((2, 2, 3)).dropout("drop").dense("scores", 4).graph(),
+    fold_pad: Net((8, 8, 2)).pad("border").conv("edges", 4).graph(),
     fold_branches: BRANCHES.behind("wide").add("sum", "point", "image").graph(),
     fold_batchnorm: Net((8, 8, 1)).conv("edges", 4, padding=SAME).norm("norm").graph(),
     fold_pca: Net((8, 8, 1)).conv("edges", 4, padding=SAME).pca("project", 2).graph(),

@@ -202,12 +202,12 @@ def test_the_trap_of_projecting_the_filters_differs_by_the_stated_residue() -> N
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
-        (Net((4, 4, 2)).norm("n"), "'image' in front of it (input) has no weights to fold into"),
+        (Net((4, 4, 2)).pca("n", 2), "'image' in front of it (input) has no weights to fold into"),
         (
             Net((4, 4, 2)).conv("c", 2).pool("p", (2, 2), (1, 1)).pca("n", 1),
             "'p' in front of it (max_pool) has no weights to fold into",
         ),
-        (Net((4, 4, 2)).conv("c", 2).norm("n"), "it is not folded into 'c' in front of it"),
+        (Net((4, 4, 2)).conv("c", 2).pca("n", 2), "it is not folded into 'c' in front of it"),
     ],
 )
 def test_what_is_lowered_says_why(net: Net, reason: str) -> None:
@@ -216,8 +216,8 @@ def test_what_is_lowered_says_why(net: Net, reason: str) -> None:
     assert lowered.decisions[0].reason == f"{reason}, so it becomes a 1×1 convolution"
 
 
-def test_a_norm_behind_a_shared_convolution_is_lowered() -> None:
-    graph = Net((4, 4, 2)).conv("c", 2).norm("n").behind("c").relu("r").graph("n", "r")
+def test_a_projection_behind_a_shared_convolution_is_lowered() -> None:
+    graph = Net((4, 4, 2)).conv("c", 2).pca("n", 2).behind("c").relu("r").graph("n", "r")
     lowered = lower_linear(graph)
     assert lowered.decisions[0].reason.startswith("'c' in front of it is needed elsewhere too, so ")
 

@@ -1,0 +1,450 @@
+"""Engines: what can compute a layer, how parallel it may be, and the parameters and constants of the one that was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from convfold.hdl.add import AddParams
+from convfold.hdl.argmax import ArgMaxParams
+from convfold.hdl.concat import ConcatParams
+from convfold.hdl.conv import ConvParams
+from convfold.hdl.crop import CropParams
+from convfold.hdl.dense import DenseParams
+from convfold.hdl.depthwise import DepthwiseParams
+from convfold.hdl.lookup import LookupParams
+from convfold.hdl.max_pool import MaxPoolParams
+from convfold.hdl.pad import PadParams
+from convfold.hdl.product import ProductParams
+from convfold.hdl.reorder import ReorderParams
+from convfold.hdl.streams import beats
+from convfold.hdl.window import WindowParams
+
+from .errors import CompileError
+from .graph import (
+    ArgMax,
+    ChannelShuffle,
+    Concat,
+    Crop,
+    DepthToSpace,
+    Flatten,
+    Graph,
+    MaxPool,
+    Node,
+    Pad,
+    Pair,
+    QAdd,
+    QAveragePool,
+    QConv2D,
+    QMultiply,
+    QTable,
+    Reshape,
+    Slice,
+    SpaceToDepth,
+    Upsample,
+)
+from .narrow import AddForm, AverageForm, Form, add_form, average_form, conv_form, multiply_form
+from .numbers import Format, IntArray, Range, accumulator_range
+
+__all__ = ["WIRES", "Choice", "EngineParams", "Stage", "choices", "hardware_forms", "make_stage"]
+
+WIRES = (Reshape, Flatten)
+"""Layers that are nothing but another way to count the same samples."""
+
+WindowEngine = ConvParams | DepthwiseParams | DenseParams | MaxPoolParams
+StreamEngine = AddParams | ProductParams | LookupParams | ConcatParams | ArgMaxParams | ReorderParams | CropParams | PadParams
+EngineParams = WindowEngine | StreamEngine
+AnyMac = TypeVar("AnyMac", ConvParams, DepthwiseParams)
+Forms = Mapping[str, Form | AddForm | AverageForm]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to fold a layer: how many lanes, taps, rows and elements work at once, and what it costs."""
+
+    lanes: int
+    cycles: int
+    parallel: Pair = (1, 1)
+    rows: int = 1
+    pes: int = 1
+    multipliers: int = 0
+
+    @property
+    def cost(self) -> tuple[int, int, int, int]:
+        """Multipliers first; among equals few requantizers, then few banks, then narrow words."""
+        return self.multipliers, self.rows, self.parallel[0] * self.parallel[1], self.lanes
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One layer and its engine. ``cycles`` a frame are what the interval cannot go below.
+
+    It takes beats of ``in_lanes`` and makes beats of ``out_lanes``; ``arrays`` are what the engine is created with.
+    """
+
+    node: Node
+    engine: EngineParams
+    cycles: int
+    in_lanes: int
+    out_lanes: int
+    arrays: Mapping[str, IntArray]
+
+    @property
+    def core(self) -> EngineParams:
+        """The engine proper: a dense layer's is a convolution."""
+        return self.engine.conv if isinstance(self.engine, DenseParams) else self.engine
+
+    @property
+    def window(self) -> WindowParams | None:
+        """The window of an engine that has one."""
+        core = self.core
+        return core.window if isinstance(core, ConvParams | DepthwiseParams | MaxPoolParams) else None
+
+    @property
+    def multipliers(self) -> int:
+        core = self.core
+        if isinstance(core, ConvParams | DepthwiseParams):
+            return core.multipliers
+        return core.lanes if isinstance(core, ProductParams) else 0
+
+
+def hardware_forms(graph: Graph) -> Forms:
+    """The requantizers of a graph's layers in the form the hardware has for them, by layer."""
+    forms: dict[str, Form | AddForm | AverageForm] = {}
+    for node in graph.nodes:
+        match node:
+            case QConv2D():
+                forms[node.name] = conv_form(graph, node)
+            case QAveragePool():
+                forms[node.name] = average_form(graph, node)
+            case QAdd():
+                forms[node.name] = add_form(graph, node)
+            case QMultiply():
+                forms[node.name] = multiply_form(graph, node)
+    return forms
+
+
+# ------------------------------------------------------------------------------------------------------------ candidates
+
+
+def _folds(size: int) -> list[int]:
+    """The useful ways to split ``size`` things: the smallest part of each number of rounds."""
+    return sorted({-(-size // rounds) for rounds in range(1, size + 1)})
+
+
+def _divisors(size: int) -> list[int]:
+    return [n for n in range(1, size + 1) if size % n == 0]
+
+
+def choices(graph: Graph, node: Node) -> Iterator[Choice]:
+    """Every folding of a layer that differs in speed."""
+    match node:
+        case QConv2D():
+            return _depthwise_choices(graph, node) if _depthwise(graph, node) else _conv_choices(graph, node)
+        case QAveragePool():
+            return _depthwise_choices(graph, node)
+        case MaxPool():
+            return _pool_choices(graph, node)
+    return _stream_choices(graph, node)
+
+
+def _depthwise(graph: Graph, node: QConv2D) -> bool:
+    """Whether each output channel reads one input channel of its own."""
+    return node.groups > 1 and node.groups == graph.shapes[node.inputs[0]][2] == graph.shapes[node.name][2]
+
+
+def _parallels(kernel: Pair, dilation: Pair) -> list[Pair]:
+    """The directions of a kernel that may be read at once: none, its rows, or all of it."""
+    kh, kw = kernel
+    rows, whole = dilation[0] == 1 or kh == 1, dilation[1] == 1 or kw == 1
+    return sorted({(1, 1)} | ({(kh, 1)} if rows else set()) | ({(kh, kw)} if rows and whole else set()))
+
+
+def _conv_choices(graph: Graph, node: QConv2D) -> Iterator[Choice]:
+    height, width, channels = graph.shapes[node.inputs[0]]
+    out_height, out_width, filters = graph.shapes[node.name]
+    kh, kw = graph.kernel(node)
+    channels_each, filters_each = channels // node.groups, filters // node.groups
+    grouped = node.groups > 1
+    for parallel in _parallels((kh, kw), node.dilation):
+        for lanes in _divisors(channels_each) if grouped else _folds(channels):
+            steps = (kh // parallel[0]) * (kw // parallel[1]) * beats(channels_each, lanes)
+            taps = parallel[0] * parallel[1] * lanes
+            loads = height * width * beats(channels, lanes)
+            for rows in _divisors(filters_each) if grouped else _folds(filters):
+                words = beats(filters, rows)
+                for pes in _divisors(filters_each // rows) if grouped else _folds(words):
+                    if pes <= steps:
+                        cycles = out_height * max(out_width * steps * beats(words, pes), 2)
+                        yield Choice(lanes, max(cycles, loads), parallel, rows, pes, rows * pes * taps)
+
+
+def _depthwise_choices(graph: Graph, node: QConv2D | QAveragePool) -> Iterator[Choice]:
+    height, width, channels = graph.shapes[node.inputs[0]]
+    out_height, out_width, _ = graph.shapes[node.name]
+    kh, kw = graph.kernel(node)
+    for parallel in _parallels((kh, kw), node.dilation if isinstance(node, QConv2D) else (1, 1)):
+        steps = (kh // parallel[0]) * (kw // parallel[1])
+        for lanes in _divisors(channels):
+            cycles = out_height * max(out_width * steps * beats(channels, lanes), 2)
+            loads = height * width * beats(channels, lanes)
+            for rows in _divisors(lanes):
+                if lanes // rows <= steps:
+                    multipliers = lanes * parallel[0] * parallel[1]
+                    yield Choice(lanes, max(cycles, loads), parallel, rows, lanes // rows, multipliers)
+
+
+def _pool_choices(graph: Graph, node: MaxPool) -> Iterator[Choice]:
+    height, width, channels = graph.shapes[node.inputs[0]]
+    out_height, out_width, _ = graph.shapes[node.name]
+    for lanes in _folds(channels):
+        cycles = out_height * max(out_width * beats(channels, lanes) * node.kernel[0] * node.kernel[1], 2)
+        yield Choice(lanes, max(cycles, height * width * beats(channels, lanes)))
+
+
+def _stream_choices(graph: Graph, node: Node) -> Iterator[Choice]:
+    """Of engines that pass a beat a cycle: all lanes that they take."""
+    shapes = [graph.shapes[name] for name in (*node.inputs, node.name)]
+    form = graph.format_of(node.inputs[0])
+    for lanes in _divisors(shapes[0][2]):
+        if isinstance(node, Concat) and any(shape[2] % lanes for shape in shapes[:-2]):
+            continue
+        if isinstance(node, ChannelShuffle | DepthToSpace | SpaceToDepth | Upsample | Crop | Slice | Pad):
+            try:
+                _mover(graph, node, lanes, form, "behavioural")
+            except ValueError:
+                continue
+        cycles = max(height * width * beats(channels, lanes) for height, width, channels in (shapes[0], shapes[-1]))
+        if isinstance(node, ArgMax):
+            cycles = shapes[0][0] * shapes[0][1] * beats(shapes[0][2], lanes)
+        yield Choice(lanes, cycles, multipliers=lanes if isinstance(node, QMultiply) else 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------- stages
+
+
+def make_stage(graph: Graph, node: Node, choice: Choice, forms: Forms, kind: str, memory: str) -> Stage:
+    """The engine of one layer. ``kind`` and ``memory`` are the leaf cells: ``behavioural`` or ``ecp5``."""
+    form = forms.get(node.name)
+    match node:
+        case QConv2D() if isinstance(form, Form):
+            return _conv_stage(graph, node, choice, form, kind, memory)
+        case QAveragePool() if isinstance(form, AverageForm):
+            return _average_stage(graph, node, choice, form, memory)
+        case MaxPool():
+            least = graph.format_of(node.inputs[0]).min_raw
+            window = _window(graph, node, choice, memory, pad_raw=least, channelwise=True)
+            return Stage(node, MaxPoolParams(window), choice.cycles, choice.lanes, choice.lanes, {})
+    engine, arrays = _stream_engine(graph, node, choice.lanes, form, kind, memory)
+    out_lanes = 1 if isinstance(node, ArgMax) else choice.lanes
+    return Stage(node, engine, choice.cycles, choice.lanes, out_lanes, arrays)
+
+
+def _window(
+    graph: Graph,
+    node: QConv2D | QAveragePool | MaxPool,
+    choice: Choice,
+    memory: str,
+    *,
+    pad_raw: int,
+    channelwise: bool,
+    replays: int = 1,
+) -> WindowParams:
+    height, width, channels = graph.shapes[node.inputs[0]]
+    form = graph.format_of(node.inputs[0])
+    convolution = isinstance(node, QConv2D)
+    window = WindowParams(
+        height=height,
+        width=width,
+        channels=channels,
+        lanes=choice.lanes,
+        bits=form.bits,
+        signed=form.signed,
+        kernel=graph.kernel(node),
+        stride=node.stride,
+        padding=node.padding,
+        rows=height * 2 * choice.parallel[0],  # more than enough, until it is known what is enough
+        replays=replays,
+        parallel=choice.parallel,
+        channelwise=channelwise,
+        pad_raw=pad_raw,
+        memory=memory,
+        dilation=node.dilation if convolution else (1, 1),
+        groups=node.groups if convolution and not channelwise else 1,
+    )
+    return replace(window, rows=window.full_rows)
+
+
+def _conv_stage(graph: Graph, node: QConv2D, choice: Choice, form: Form, kind: str, memory: str) -> Stage:
+    source = graph.format_of(node.inputs[0])
+    filters = graph.shapes[node.name][2]
+    channelwise = _depthwise(graph, node)
+    replays = 1 if channelwise else beats(beats(filters, choice.rows), choice.pes)
+    window = _window(graph, node, choice, memory, pad_raw=source.zero_point, channelwise=channelwise, replays=replays)
+    w, b = graph.integers(f"{node.name}.w"), graph.integers(f"{node.name}.b")
+    common = {
+        "window": window,
+        "rows": choice.rows,
+        "weight_bits": node.weight_bits,
+        "acc_bits": _signed_bits(accumulator_range(w, b, source.min_raw, source.max_raw)),
+        "class_rows": node.classes.rows,
+        "class_cols": node.classes.cols,
+        "multiplier": kind,
+        "memory": memory,
+        **_requantizer_fields(node.format, node.low, node.high, form),
+    }
+    engine: ConvParams | DepthwiseParams
+    if channelwise:
+        engine = DepthwiseParams(**common)
+    else:
+        engine = ConvParams(filters=filters, pes=choice.pes, **common)
+    engine = _serial(engine)
+    arrays = {"w": w, "b": b} | _constants(form)
+    dense = node.kind == "dense" and isinstance(engine, ConvParams) and window.kernel == (window.height, window.width)
+    return Stage(node, DenseParams(engine) if dense else engine, choice.cycles, choice.lanes, choice.rows, arrays)
+
+
+def _average_stage(graph: Graph, node: QAveragePool, choice: Choice, form: AverageForm, memory: str) -> Stage:
+    source = graph.format_of(node.inputs[0])
+    window = _window(graph, node, choice, memory, pad_raw=source.zero_point, channelwise=True)
+    engine = DepthwiseParams(
+        window=window,
+        rows=choice.rows,
+        weight_bits=0,
+        acc_bits=_signed_bits(form.range),
+        class_rows=form.classes.rows,
+        class_cols=form.classes.cols,
+        multiplier="behavioural",
+        memory=memory,
+        **_requantizer_fields(node.format, node.low, node.high, form.form),
+    )
+    arrays = {"b": form.b} | _constants(form.form)
+    return Stage(node, _serial(engine), choice.cycles, choice.lanes, choice.rows, arrays)
+
+
+def _requantizer_fields(form: Format, low: int, high: int, narrow: Form) -> dict[str, int]:
+    return {
+        "out_bits": form.bits,
+        "out_signed": form.signed,
+        "shift": narrow.shift,
+        "low": low,
+        "high": high,
+        "zero_point": form.zero_point,
+        "multiplier_bits": narrow.multiplier_bits,
+        "split": narrow.offset_bits > 0,
+        "offset_bits": narrow.offset_bits,
+    }
+
+
+def _constants(form: Form) -> dict[str, IntArray]:
+    split = {"positive": form.positive, "negative": form.negative} if form.offset_bits else {}
+    return {"m": form.m} | split
+
+
+def _serial(engine: AnyMac) -> AnyMac:
+    """The engine with the small requantizer, if that is fast enough."""
+    serial = replace(engine.requantizer, serial=True)
+    return replace(engine, serial=True) if engine.pes == 1 and engine.window.steps >= serial.ii else engine
+
+
+def _signed_bits(reach: Range) -> int:
+    """The width of a range's numbers in two's complement, which is what the hardware adds."""
+    return Range(min(reach.low, -1), reach.high).bits
+
+
+def _stream_engine(
+    graph: Graph, node: Node, lanes: int, form: Form | AddForm | AverageForm | None, kind: str, memory: str
+) -> tuple[StreamEngine, dict[str, IntArray]]:
+    source = graph.format_of(node.inputs[0])
+    channels = graph.shapes[node.inputs[0]][2]
+    match node:
+        case QTable():
+            table = graph.integers(f"{node.name}.table")
+            params = LookupParams(
+                channels=channels,
+                lanes=lanes,
+                in_bits=source.bits,
+                in_signed=source.signed,
+                out_bits=node.format.bits,
+                out_signed=node.format.signed,
+                tables=len(table),
+                memory=memory,
+            )
+            return params, {"table": table}
+        case QAdd() if isinstance(form, AddForm):
+            other = graph.format_of(node.inputs[1])
+            tables = np.concatenate((form.table_a, form.table_b))
+            adder = AddParams(
+                lanes=lanes,
+                a_bits=source.bits,
+                a_signed=source.signed,
+                b_bits=other.bits,
+                b_signed=other.signed,
+                table_bits=_signed_bits(Range(int(tables.min()), int(tables.max()))),
+                memory=memory,
+                **_constant_fields(node, form.form),
+            )
+            return adder, {"table_a": form.table_a, "table_b": form.table_b}
+        case QMultiply() if isinstance(form, Form):
+            other = graph.format_of(node.inputs[1])
+            product = ProductParams(
+                lanes=lanes,
+                a_bits=source.bits,
+                a_signed=source.signed,
+                a_zero=source.zero_point,
+                b_bits=other.bits,
+                b_signed=other.signed,
+                b_zero=other.zero_point,
+                multiplier=kind,
+                **_constant_fields(node, form),
+            )
+            return product, {}
+        case Concat():
+            each = tuple(graph.shapes[name][2] for name in node.inputs)
+            return ConcatParams(channels=each, lanes=lanes, bits=source.bits, signed=source.signed), {}
+        case ArgMax():
+            out_bits = graph.format_of(node.name).bits
+            return ArgMaxParams(channels, lanes, source.bits, source.signed, out_bits), {}
+    return _mover(graph, node, lanes, source, memory), {}
+
+
+def _constant_fields(node: QAdd | QMultiply, form: Form) -> dict[str, int]:
+    return {
+        "m": int(form.m[0]),
+        "positive": int(form.positive[0]),
+        "negative": int(form.negative[0]),
+        "shift": form.shift,
+        "low": node.low,
+        "high": node.high,
+        "zero_point": node.format.zero_point,
+        "out_bits": node.format.bits,
+        "out_signed": node.format.signed,
+    }
+
+
+def _mover(graph: Graph, node: Node, lanes: int, form: Format, memory: str) -> StreamEngine:
+    """The engine of a layer that only moves samples.
+
+    *Raises* ``ValueError`` where its beats cannot have so many lanes.
+    """
+    height, width, channels = graph.shapes[node.inputs[0]]
+    size = {"height": height, "width": width, "channels": channels, "lanes": lanes, "bits": form.bits, "signed": form.signed}
+    match node:
+        case Crop():
+            return CropParams(**size, cropping=node.cropping, start=0, stop=channels)
+        case Slice():
+            return CropParams(**size, cropping=((0, 0), (0, 0)), start=node.start, stop=node.stop)
+        case Pad():
+            return PadParams(**size, padding=node.padding, value_raw=int(form.quantize(np.array(node.value))))
+        case DepthToSpace():
+            return ReorderParams.for_depth_to_space(**size, block=node.block, order=node.order, memory=memory)
+        case SpaceToDepth():
+            return ReorderParams.for_space_to_depth(**size, block=node.block, order=node.order, memory=memory)
+        case Upsample():
+            return ReorderParams.for_upsample(**size, factor=node.factor, memory=memory)
+        case ChannelShuffle():
+            return ReorderParams.for_channel_shuffle(**size, groups=node.groups, memory=memory)
+    raise CompileError(node.source, f"operator {node.op} has no engine", "fold it, or leave it to the host")

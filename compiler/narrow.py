@@ -1,0 +1,456 @@
+"""Narrow: every requantizer as the one form that the hardware has, with the narrowest multiplier, proven equal.
+
+A requantizer ``f`` never decreases, so within its limits it is a few hundred steps: the least accumulators ``T_k`` with
+``f(acc) >= k``. The hardware computes ``h(acc) = (acc·m + offset) >> shift``, which reaches ``k`` at ``T_k`` and not
+before exactly if ``k·2**shift - m·T_k <= offset < k·2**shift - m·(T_k - 1)``. In units of ``2**shift`` these are half-planes
+of ``(slope, offset)``, whatever the shift: a convex set. So if a slope near its middle is known, then for any shift the
+multipliers on both sides of it are the only ones to try.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import CompileError, InternalError, quote
+from .graph import BorderClasses, Graph, Pair, QAdd, QAveragePool, QConv2D, QMultiply
+from .numbers import IntArray, Range, RealArray, bits_for_range, round_half_up
+from .rounding import (
+    FloatRequantizer,
+    NativeRequantizer,
+    Requantizer,
+    add_requantizer,
+    mean_requantizer,
+    requantizer_of,
+)
+
+__all__ = ["AddForm", "AverageForm", "Form", "add_form", "average_form", "conv_form", "multiply_form", "narrow"]
+
+MOST_MULTIPLIER_BITS = 31
+_REACH_BITS = 62
+"""Products and offsets stay within this many bits, so that 64 bits hold their sum."""
+_TABLE_COST = 8
+_TABLE_BITS = 8
+_MOST_TABLE_SHIFT = 28
+_FAR = 1 << _REACH_BITS
+"""Stands for no limit."""
+_BISECTIONS = 56
+_NO_LIMIT = 2.0**40
+_NOISE = 2.0**-30
+"""More than the rounding errors of float64 in a room, less than a room that matters."""
+_NO_FORM_HINT = "quantize with scales that are not so far apart, or to fewer bits"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """``h(acc) = (acc·m + (acc >= 0 ? positive : negative)) >> shift``, to which zero point and limits are applied.
+
+    All arrays have one shape, that of the channels. ``offset_bits`` is the signed width of the offsets, and 0 where all are
+    ``2**(shift-1)``: half up. With ``even`` (and those offsets) a tie, where the bits that are shifted out are all zero,
+    clears the lowest bit of ``h``: half to even.
+    """
+
+    m: IntArray
+    positive: IntArray
+    negative: IntArray
+    shift: int
+    even: bool = False
+
+    @property
+    def multiplier_bits(self) -> int:
+        return max(1, int(self.m.max()).bit_length())
+
+    @property
+    def offset_bits(self) -> int:
+        half = 1 << (self.shift - 1)
+        if np.all(self.positive == half) and np.all(self.negative == half):
+            return 0
+        ends = [int(end) for offset in (self.positive, self.negative) for end in (offset.min(), offset.max())]
+        return bits_for_range(min(*ends, -1), max(ends))[0]
+
+    def __call__(self, acc: IntArray) -> IntArray:
+        """The form itself, in 64 bits, on ``acc (..., C)``."""
+        total = acc * self.m + np.where(acc >= 0, self.positive, self.negative)
+        tie = self.even & (total & ((1 << self.shift) - 1) == 0)
+        y: IntArray = (total >> self.shift) & ~tie.astype(np.int64)
+        return y
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AverageForm:
+    """An average pool as a convolution of ones, padded with the input's zero point: ``form(b + Σ x_raw)`` plus zero point.
+
+    ``b`` and the arrays of ``form`` are ``(R, C, 1)``: ``classes`` are the windows that count alike. ``range`` holds every sum,
+    with and without ``b``.
+    """
+
+    classes: BorderClasses
+    b: IntArray
+    form: Form
+    range: Range
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AddForm:
+    """``form(table_a[a_raw - least] + table_b[b_raw - least])`` plus zero point, within the limits."""
+
+    table_a: IntArray
+    table_b: IntArray
+    form: Form
+
+
+# --------------------------------------------------------------------------------------------------- of every operator
+
+
+def conv_form(graph: Graph, node: QConv2D) -> Form:
+    """The form of a convolution, arrays ``(O,)``; the ranges are those of each channel's own weights.
+
+    *Raises* ``CompileError`` when there is none.
+    """
+    source = graph.format_of(node.inputs[0])
+    w_rcohwi, b_rco = graph.integers(f"{node.name}.w"), graph.integers(f"{node.name}.b")
+    at_low, at_high = w_rcohwi * source.min_raw, w_rcohwi * source.max_raw
+    least_rco = np.minimum(at_low, at_high).sum(axis=(3, 4, 5)) + b_rco
+    most_rco = np.maximum(at_low, at_high).sum(axis=(3, 4, 5)) + b_rco
+    return _form_of(node, requantizer_of(graph, node), least_rco.min(axis=(0, 1)), most_rco.max(axis=(0, 1)))
+
+
+def multiply_form(graph: Graph, node: QMultiply) -> Form:
+    """The form of a product ``(a - za)(b - zb)``, arrays ``(1,)``.
+
+    *Raises* ``CompileError`` when there is none.
+    """
+    a, b = (graph.format_of(name) for name in node.inputs)
+    corners = np.multiply.outer(*(np.array([x.min_raw, x.max_raw]) - x.zero_point for x in (a, b)))
+    return _form_of(node, requantizer_of(graph, node), corners.min(keepdims=True)[0], corners.max(keepdims=True)[0])
+
+
+def average_form(graph: Graph, node: QAveragePool) -> AverageForm:
+    """The form of an average pool.
+
+    Sums are taken less the zero point, so that half up stays half up. Only tflite's ties depend on the sign of the raw sum:
+    there the raw samples are summed, and the zero point is in the offsets.
+
+    *Raises* ``CompileError`` when there is none.
+    """
+    source = graph.format_of(node.inputs[0])
+    classes, counts_rc1 = _window_classes(graph, node)
+    taps = node.kernel[0] * node.kernel[1]
+    raw = node.rounding == "tflite"
+    b_rc1 = (counts_rc1 - taps if raw else np.full_like(counts_rc1, -taps)) * source.zero_point
+    reads = np.array([source.min_raw, source.max_raw]) - (0 if raw else source.zero_point)
+    least, most = (counts_rc1.ravel() * read for read in reads)
+    shift_y = source.zero_point if raw else 0
+    form = narrow(
+        mean_requantizer(node, counts_rc1.ravel()),
+        least,
+        most,
+        node.low - node.format.zero_point + shift_y,
+        node.high - node.format.zero_point + shift_y,
+        node.source,
+    )
+    zero = shift_y << form.shift
+    m, positive, negative = (
+        array.reshape(counts_rc1.shape) for array in (form.m, form.positive - zero, form.negative - zero)
+    )
+    sums = Range(min(taps * source.min_raw, 0), max(taps * source.max_raw, 0))
+    with_b = Range(min(sums.low, sums.low + int(b_rc1.min())), max(sums.high, sums.high + int(b_rc1.max())))
+    return AverageForm(classes, b_rc1, replace(form, m=m, positive=positive, negative=negative), with_b)
+
+
+def _window_classes(graph: Graph, node: QAveragePool) -> tuple[BorderClasses, IntArray]:
+    """Where the number of samples that a window counts changes, and those numbers, ``(R, C, 1)``."""
+    starts, counts = [], []
+    for axis, size in enumerate(graph.shapes[node.inputs[0]][:2]):
+        first = np.arange(graph.shapes[node.name][axis]) * node.stride[axis] - node.padding[axis][0]
+        inside = np.minimum(first + node.kernel[axis], size) - np.maximum(first, 0)
+        counted = np.full_like(inside, node.kernel[axis]) if node.count_include_pad else inside
+        begins = np.flatnonzero(np.diff(counted, prepend=-1))
+        starts.append(tuple(begins.tolist()))
+        counts.append(counted[begins])
+    return BorderClasses(*starts), np.multiply.outer(*counts)[:, :, None]
+
+
+def add_form(graph: Graph, node: QAdd) -> AddForm:
+    """The form of a sum: both operands in units of ``2**-shift`` of the output, for the least shift that is exact.
+
+    Proven on every pair of samples. The multiplier is 1: the ratios are in the tables.
+
+    *Raises* ``CompileError`` for more than 8 bits, and when no shift is exact.
+    """
+    sides = [graph.format_of(name) for name in node.inputs]
+    if max(side.bits for side in sides) > _TABLE_BITS:
+        bits = "- and ".join(str(side.bits) for side in sides)
+        hint = f"quantize both tensors to at most {_TABLE_BITS} bits"
+        raise CompileError(node.source, f"a sum of {bits}-bit tensors has no tables that small", hint)
+    a, b = (np.arange(side.min_raw, side.max_raw + 1) - side.zero_point for side in sides)
+    low, high = (limit - node.format.zero_point for limit in (node.low, node.high))
+    y_ab = np.clip(add_requantizer(graph, node)(a[:, None], b[None, :]), low, high)
+    real_a, real_b = (x * ratio for x, ratio in zip((a, b), _add_ratios(node), strict=True))
+    for kind in ("half", "even", "split"):
+        for shift in range(1, _MOST_TABLE_SHIFT + 1):
+            table_a, table_b = (round_half_up(np.ldexp(real, shift)).astype(np.int64) for real in (real_a, real_b))
+            offsets = _add_offsets(table_a[:, None] + table_b, y_ab, (low, high), shift, kind)
+            if offsets is None:
+                continue
+            half = 1 << (shift - 1)
+            if kind == "half":  # in the table an offset costs nothing
+                table_a, offsets = table_a + (offsets[0] - half), (half, half)
+            form = Form(np.array([1]), *(np.array([offset]) for offset in offsets), shift, kind == "even")
+            if not np.array_equal(np.clip(form((table_a[:, None] + table_b)[..., None])[..., 0], low, high), y_ab):
+                raise InternalError("narrow", quote(node.name), "a sum's tables differ from its definition")
+            return AddForm(table_a, table_b, form)
+    raise CompileError(node.source, "no tables of the hardware's adder round as this sum does", _NO_FORM_HINT)
+
+
+def _add_ratios(node: QAdd) -> tuple[float, float]:
+    """Steps of the sum a step of each operand."""
+    match node.rounding:
+        case "native":
+            (m0, _), (m1, _) = node.multipliers
+            return math.ldexp(m0, -node.shift), math.ldexp(m1, -node.shift)
+        case "tflite":
+            (m0, s0), (m1, s1), (m2, s2) = node.multipliers
+            last = math.ldexp(m2, s2 - 31 + node.shift)
+            return math.ldexp(m0, s0 - 31) * last, math.ldexp(m1, s1 - 31) * last
+    p, q = node.ratios
+    return p, q
+
+
+def _add_offsets(sums: IntArray, y: IntArray, limits: Pair, shift: int, kind: str) -> Pair | None:
+    """The offsets for sums that are not negative and for those that are; ``None`` if none is exact."""
+    if kind == "split":
+        positive = _add_offset(sums[sums >= 0], y[sums >= 0], limits, shift)
+        negative = _add_offset(sums[sums < 0], y[sums < 0], limits, shift)
+        return None if positive is None or negative is None else (positive, negative)
+    offset = _add_offset(sums, y, limits, shift, even=kind == "even")
+    return None if offset is None else (offset, offset)
+
+
+def _add_offset(sums: IntArray, y: IntArray, limits: Pair, shift: int, *, even: bool = False) -> int | None:
+    """The one nearest to a half for which ``(sums + offset) >> shift`` is ``y`` within the limits; a half itself if even."""
+    half = 1 << (shift - 1)
+    up, down = y > limits[0], y < limits[1]
+    least = int(np.max(_reach(y[up], shift, even) - sums[up], initial=-_FAR))
+    most = int(np.min(_reach(y[down] + 1, shift, even) - 1 - sums[down], initial=_FAR))
+    if least > most or (even and not least <= half <= most):
+        return None
+    return min(max(half, least), most)
+
+
+# ------------------------------------------------------------------------------------------------------------- search
+
+
+def _form_of(node: QConv2D | QMultiply, requantizer: Requantizer, least: IntArray, most: IntArray) -> Form:
+    zero_point = node.format.zero_point
+    return narrow(requantizer, least, most, node.low - zero_point, node.high - zero_point, node.source)
+
+
+def narrow(requantizer: Requantizer, least: IntArray, most: IntArray, low: int, high: int, source: str) -> Form:
+    """The form equal to ``requantizer`` within ``low … high``, for accumulators ``least[c] … most[c]``; arrays ``(C,)``.
+
+    Of half up, half to even and free offsets, each with its least shift, it is the cheapest. Native requantizers have the
+    form already.
+
+    *Raises* ``CompileError`` naming the channel when there is no form.
+    """
+    if isinstance(requantizer, NativeRequantizer):
+        half = np.full_like(requantizer.m_o, 1 << (requantizer.shift - 1))
+        return Form(requantizer.m_o, half, half, requantizer.shift)
+    steps = _Steps.of(requantizer, least, most, low, high)
+    kinds = ("half", "even", "split") if isinstance(requantizer, FloatRequantizer) else ("half", "split")
+    found: list[Form] = []
+    failed = 0
+    for kind in kinds:
+        form, failed = _search(steps, requantizer.slope_o, kind)
+        found += [form] if form is not None else []
+    if not found:
+        message = f"no multiplier of up to {MOST_MULTIPLIER_BITS} bits rounds its channel {failed} as the model does"
+        raise CompileError(source, message, _NO_FORM_HINT)
+    form = min(found, key=_cost)
+    _prove(form, requantizer, steps, source)
+    return form
+
+
+def _cost(form: Form) -> int:
+    """In bits of the multiplier: each is half an adder, and a table of offsets is a few adders' worth of memory."""
+    tables = sum(np.ptp(offsets) > 0 for offsets in (form.positive, form.negative))
+    return form.multiplier_bits + (form.even or form.offset_bits > 0) + _TABLE_COST * int(tables)
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """Where a requantizer reaches each ``k`` of ``k_k1 (K, 1)``: the least such accumulators ``t_kc (K, C)``.
+
+    They are ``most + 1`` where none does, and ``least`` where all do.
+    """
+
+    least_c: IntArray
+    most_c: IntArray
+    limits: Pair
+    k_k1: IntArray
+    t_kc: IntArray
+
+    @cached_property
+    def climbs(self) -> NDArray[np.bool_]:
+        """Where ``h`` must have reached ``k`` at ``T_k``: not behind the range's end."""
+        return (self.t_kc <= self.most_c) & (self.least_c <= self.most_c)
+
+    @cached_property
+    def waits(self) -> NDArray[np.bool_]:
+        """Where ``h`` must not have reached ``k`` at ``T_k - 1``: not before the range's start."""
+        return (self.t_kc > self.least_c) & (self.least_c <= self.most_c)
+
+    @staticmethod
+    def of(requantizer: Requantizer, least: IntArray, most: IntArray, low: int, high: int) -> _Steps:
+        first = max(low, min(int(requantizer(least).min()), high - 1)) + 1
+        last = min(high, max(int(requantizer(most).max()), low + 1))
+        k_k1 = np.arange(first, last + 1)[:, None]
+        below = np.broadcast_to(least, (len(k_k1), len(least)))
+        reached = np.broadcast_to(most + 1, below.shape)
+        while np.any(below < reached):
+            middle = (below + reached) >> 1
+            up = requantizer(np.minimum(middle, most)) >= k_k1
+            searched = below < reached
+            reached = np.where(searched & up, middle, reached)
+            below = np.where(searched & ~up, middle + 1, below)
+        return _Steps(least, most, (low, high), k_k1, reached)
+
+    def part(self, least: int | None, most: int | None) -> _Steps:
+        """Those of the accumulators within ``least … most`` only."""
+        least_c = self.least_c if least is None else np.maximum(self.least_c, least)
+        most_c = self.most_c if most is None else np.minimum(self.most_c, most)
+        return replace(self, least_c=least_c, most_c=most_c, t_kc=np.clip(self.t_kc, least_c, most_c + 1))
+
+
+def _search(steps: _Steps, slope_c: RealArray, kind: str) -> tuple[Form | None, int]:
+    """The form of a kind with the least shift; else ``None`` and the channel that has none."""
+    parts = [steps.part(0, None), steps.part(None, -1)] if kind == "split" else [steps]
+    slope_c, room_c = _good_slope(parts, slope_c, free=kind == "split")
+    if np.any(room_c < -_NOISE):
+        return None, int(room_c.argmin())
+    least, most = 1, _most_shift(steps, slope_c)
+    form, failed = _try_shift(steps, parts, slope_c, most, kind)
+    while form is not None and least < most:
+        middle = (least + most) // 2
+        other, _ = _try_shift(steps, parts, slope_c, middle, kind)
+        if other is None:
+            least = middle + 1
+        else:
+            form, most = other, middle
+    return form, failed
+
+
+def _most_shift(steps: _Steps, slope_c: RealArray) -> int:
+    """The greatest shift for which multipliers, products and steps stay within their bits."""
+    reach_c = np.maximum(np.maximum(-steps.least_c, steps.most_c), 1)
+    steepest = math.frexp(max(float(slope_c.max()), 2.0**-_REACH_BITS))[1]
+    longest = math.frexp(max(float((slope_c * reach_c).max()), float(np.abs(steps.k_k1).max()), 1.0))[1]
+    return max(1, min(MOST_MULTIPLIER_BITS - steepest, _REACH_BITS - 2 - longest))
+
+
+def _good_slope(parts: Sequence[_Steps], slope_c: RealArray, *, free: bool) -> tuple[RealArray, RealArray]:
+    """A slope near ``slope_c`` for each channel that leaves room for its offsets, and that room; below 0 if there is none.
+
+    The room is the least of concave functions, so bisection by its derivative finds its greatest. Offsets are a half, or ``free``.
+    """
+    least_c, most_c = slope_c * 0.5, slope_c * 1.5
+    for _ in range(_BISECTIONS):
+        middle_c = (least_c + most_c) / 2
+        room_c, rise_c = _room(parts, middle_c, free=free)
+        hope_c = room_c + np.abs(rise_c) * (most_c - least_c) / 2
+        if np.all(room_c > _NOISE) or np.any(hope_c < -_NOISE):
+            break
+        found = (room_c > _NOISE) | (rise_c == 0)
+        least_c = np.where(found | (rise_c > 0), middle_c, least_c)
+        most_c = np.where(found | (rise_c < 0), middle_c, most_c)
+    return middle_c, np.where(hope_c < -_NOISE, hope_c, room_c)
+
+
+def _room(parts: Sequence[_Steps], slope_c: RealArray, *, free: bool) -> tuple[RealArray, RealArray]:
+    """How far apart the limits of the offset are, and the derivative of that in the slope."""
+    rooms, rises = [], []
+    channels = np.arange(len(slope_c))
+    for part in parts:
+        totals = part.k_k1 - slope_c * part.t_kc
+        at_floor = np.where(part.climbs, totals, -np.inf).argmax(axis=0)
+        at_ceiling = np.where(part.waits, totals + slope_c, np.inf).argmin(axis=0)
+        floored, ceiled = part.climbs[at_floor, channels], part.waits[at_ceiling, channels]
+        floor = np.where(floored, totals[at_floor, channels], -_NO_LIMIT)
+        ceiling = np.where(ceiled, totals[at_ceiling, channels] + slope_c, _NO_LIMIT)
+        floor_rise = np.where(floored, -part.t_kc[at_floor, channels], 0)
+        ceiling_rise = np.where(ceiled, 1 - part.t_kc[at_ceiling, channels], 0)
+        if free:
+            rooms.append(ceiling - floor)
+            rises.append(ceiling_rise - floor_rise)
+        else:
+            rooms += [0.5 - floor, ceiling - 0.5]
+            rises += [-floor_rise, ceiling_rise]
+    narrowest = np.argmin(rooms, axis=0)[None]
+    return np.take_along_axis(np.array(rooms), narrowest, 0)[0], np.take_along_axis(np.array(rises), narrowest, 0)[0]
+
+
+def _try_shift(
+    steps: _Steps, parts: Sequence[_Steps], slope_c: RealArray, shift: int, kind: str
+) -> tuple[Form | None, int]:
+    """The form with this shift; else ``None`` and a channel that has none."""
+    half = 1 << (shift - 1)
+    below_c = np.floor(np.ldexp(slope_c, shift)).astype(np.int64)
+    above_c = below_c + 1
+    good_below, good_above = (
+        _offsets_exist(parts, m_c, shift, kind) & (m_c < 1 << MOST_MULTIPLIER_BITS) for m_c in (below_c, above_c)
+    )
+    if not np.all(good_below | good_above):
+        return None, int(np.argmin(good_below | good_above))
+    m_c = np.where(good_below, below_c, above_c)
+    if kind != "split":
+        halves = np.full_like(m_c, half)
+        return Form(m_c, halves, halves, shift, kind == "even"), 0
+    positive, negative = (_choose(*_offset_limits(part, m_c, shift), half) for part in parts)
+    return Form(m_c, positive, negative, shift), 0
+
+
+def _offsets_exist(parts: Sequence[_Steps], m_c: IntArray, shift: int, kind: str) -> NDArray[np.bool_]:
+    good = np.ones(m_c.shape, dtype=np.bool_)
+    half = 1 << (shift - 1)
+    for part in parts:
+        least_c, most_c = _offset_limits(part, m_c, shift, even=kind == "even")
+        good &= (least_c <= most_c) if kind == "split" else (least_c <= half) & (half <= most_c)
+    return good
+
+
+def _offset_limits(part: _Steps, m_c: IntArray, shift: int, *, even: bool = False) -> tuple[IntArray, IntArray]:
+    """The least and the greatest offset for which ``h`` climbs every step where it should."""
+    reach = _reach(part.k_k1, shift, even) - m_c * part.t_kc
+    least_c = np.where(part.climbs, reach, -_FAR).max(axis=0)
+    most_c = np.where(part.waits, reach + m_c - 1, _FAR).min(axis=0)
+    return least_c, most_c
+
+
+def _reach(k: IntArray, shift: int, even: bool) -> IntArray:
+    """The least total whose ``h`` is ``k``; half to even takes one more to an odd ``k``, since ties stay below it."""
+    return (k << shift) + (k & 1 if even else 0)
+
+
+def _choose(least_c: IntArray, most_c: IntArray, half: int) -> IntArray:
+    """One offset for all channels, if there is one; else for each the nearest to a half."""
+    least, most = int(least_c.max()), int(most_c.min())
+    if least <= most:
+        return np.full_like(least_c, min(max(half, least), most))
+    return np.clip(half, least_c, most_c)
+
+
+def _prove(form: Form, requantizer: Requantizer, steps: _Steps, source: str) -> None:
+    """Neither side decreases, but where the sign changes: equal on both sides of each step and there, they are equal."""
+    signs = np.broadcast_to(np.array([[-1], [0]]), (2, len(steps.least_c)))
+    acc = np.concatenate([steps.t_kc, steps.t_kc - 1, signs, steps.least_c[None], steps.most_c[None]])
+    acc = np.clip(acc, steps.least_c, steps.most_c)
+    same = np.clip(form(acc), *steps.limits) == np.clip(requantizer(acc), *steps.limits)
+    if not np.all(same):
+        channel = int(np.argmin(same.all(axis=0)))
+        raise InternalError("narrow", source, f"the multiplier of channel {channel} differs from its definition")

@@ -1,0 +1,201 @@
+"""The pipeline: stages wired into a graph of streams, with forks, lane adapters and queues of computed depth.
+
+Every reader of a tensor gets a branch of its own; a fork feeds them. Where branches meet again, the early ones wait in a
+queue. How deep it must be follows from the timetable: as deep as the most beats that ever wait in it while the latest branch
+goes without one. A queue of that depth changes nothing, so the pipeline runs as with endless ones, and cannot stop: see
+`convfold.compiler.schedule` for why what runs once runs under every stall pattern.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from convfold.hdl.axi_stream import AxiStreamParams
+from convfold.hdl.buffer import BufferParams
+from convfold.hdl.fork import ForkParams
+from convfold.hdl.lanes import LaneAdapterParams
+from convfold.hdl.streams import beats
+
+from .engines import WIRES, Stage
+from .graph import Concat, Graph, Input, Node
+from .schedule import Component, timetable
+
+__all__ = ["SOURCE", "Pipeline", "assemble", "with_queues"]
+
+SOURCE = "source"
+"""The stream that enters at the chip's edge."""
+
+ENDLESS = 1 << 30
+"""The depth of a queue that never fills, to see how deep it must be."""
+
+_SIZING_FRAMES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Components between the chip's edges, in topological order, and the streams that leave."""
+
+    edge_in: AxiStreamParams
+    components: tuple[Component, ...]
+    outputs: tuple[tuple[str, AxiStreamParams], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """Where a tensor comes from, in beats of how many lanes, and how many channels its pixels have."""
+
+    port: str
+    lanes: int
+    channels: int
+
+
+class _Wiring:
+    """Components as they are added, and the branches that still have no reader."""
+
+    def __init__(self, graph: Graph, stages: Mapping[str, Stage], memory: str) -> None:
+        self.graph = graph
+        self.stages = stages
+        self.memory = memory
+        self.components: list[Component] = []
+        self.branches: dict[str, list[_Stream]] = {}
+        self.names = {SOURCE, *stages}
+
+    def fresh(self, name: str) -> str:
+        while name in self.names:
+            name += "_"
+        self.names.add(name)
+        return name
+
+    def publish(self, tensor: str, stream: _Stream) -> None:
+        """Make a tensor's stream, one branch a reader."""
+        readers = sum(node.inputs.count(tensor) for node in self.graph.consumers(tensor)) + self.graph.outputs.count(tensor)
+        if readers > 1:
+            form = self.graph.format_of(tensor)
+            name = self.fresh(f"{tensor}_fork")
+            self.components.append(Component(name, ForkParams(form.bits, form.signed, stream.lanes, readers), (stream.port,)))
+            self.branches[tensor] = [replace(stream, port=f"{name}.{n}") for n in range(readers)]
+        else:
+            self.branches[tensor] = [stream]
+
+    def read(self, tensor: str, lanes: int, reader: str) -> _Stream:
+        """A branch of a tensor in beats of ``lanes``: as it is, or through one adapter or, by a common divisor, two."""
+        stream = self.branches[tensor].pop(0)
+        form = self.graph.format_of(tensor)
+        common = math.gcd(stream.lanes, lanes)
+        widths = [stream.lanes] + [common] * (common not in (stream.lanes, lanes)) + [lanes]
+        for before, after in pairwise(widths):
+            if beats(stream.channels, before) == beats(stream.channels, after) == 1 and before > after:
+                continue  # the wider beat has only fillers more
+            if before != after:
+                name = self.fresh(f"{reader}_lanes")
+                adapter = LaneAdapterParams(stream.channels, form.bits, form.signed, before, after)
+                self.components.append(Component(name, adapter, (stream.port,)))
+                stream = _Stream(name, after, stream.channels)
+        return replace(stream, lanes=lanes)
+
+    def recount(self, node: Node) -> None:
+        """Read the same beats as pixels of another number of channels."""
+        (tensor,) = node.inputs
+        channels = self.graph.shapes[node.name][2]
+        held = self.branches[tensor][0]
+        lanes = held.lanes if channels % held.lanes == 0 and held.channels % held.lanes == 0 else 1
+        lanes = lanes if lanes > 1 else math.gcd(held.lanes, channels, held.channels)
+        stream = self.read(tensor, lanes, node.name)
+        self.publish(node.name, _Stream(stream.port, lanes, channels))
+
+    def join(self, node: Node, stage: Stage, queued: Mapping[str, int]) -> tuple[str, ...]:
+        """The ports of a layer's inputs, behind queues where ``queued`` gives them a depth."""
+        ports = []
+        for n, tensor in enumerate(node.inputs):
+            stream = self.read(tensor, stage.in_lanes, node.name)
+            name = f"{node.name}_queue{n}"
+            if name in queued:
+                form = self.graph.format_of(tensor)
+                name = self.fresh(name)
+                queue = BufferParams(form.bits, form.signed, stream.lanes, queued[name], self.memory)
+                self.components.append(Component(name, queue, (stream.port,)))
+                stream = replace(stream, port=name)
+            ports.append(stream.port)
+        return tuple(ports)
+
+
+def _entry_lanes(graph: Graph, stages: Mapping[str, Stage], tensor: str) -> int:
+    """The widest beats that a reader of the network's input takes."""
+    channels = graph.shapes[tensor][2]
+    lanes = 1
+    for node in graph.consumers(tensor):
+        if isinstance(node, WIRES):
+            wanted = _entry_lanes(graph, stages, node.name)
+            whole = graph.shapes[node.name][2] % wanted == 0 and channels % wanted == 0
+            lanes = max(lanes, wanted if whole else 1)
+        else:
+            lanes = max(lanes, stages[node.name].in_lanes)
+    return lanes
+
+
+def assemble(graph: Graph, stages: Mapping[str, Stage], memory: str, queued: Mapping[str, int]) -> Pipeline:
+    """The pipeline of all ``stages``; ``queued`` gives the depths of queues in front of joins, by name."""
+    wiring = _Wiring(graph, stages, memory)
+    entry = graph.input.name
+    edge_in = _edge(graph, entry, _entry_lanes(graph, stages, entry))
+    for node in graph.nodes:
+        if isinstance(node, Input):
+            wiring.publish(entry, _Stream(SOURCE, edge_in.lanes, node.shape[2]))
+        elif isinstance(node, WIRES):
+            wiring.recount(node)
+        else:
+            stage = stages[node.name]
+            ports = wiring.join(node, stage, queued)
+            wiring.components.append(Component(node.name, stage.engine, ports))
+            wiring.publish(node.name, _Stream(node.name, stage.out_lanes, graph.shapes[node.name][2]))
+    outputs = []
+    for tensor in graph.outputs:
+        stream = wiring.branches[tensor].pop(0)
+        outputs.append((stream.port, _edge(graph, tensor, stream.lanes)))
+    return Pipeline(edge_in, tuple(wiring.components), tuple(outputs))
+
+
+def _edge(graph: Graph, tensor: str, lanes: int) -> AxiStreamParams:
+    height, width, channels = graph.shapes[tensor]
+    form = graph.format_of(tensor)
+    return AxiStreamParams(height * width, channels, lanes, form.bits, form.signed)
+
+
+# ---------------------------------------------------------------------------------------------------------------- queues
+
+
+def with_queues(graph: Graph, stages: Mapping[str, Stage], memory: str) -> Pipeline:
+    """The pipeline with queues of computed depth in front of its joins.
+
+    First every input of a join has an endless queue: in the latest the fewest beats wait. A second run without that one shows
+    how full the others become while it holds them back. A concatenation reads its inputs in turn, so its latest keeps a queue
+    of the beats of a pixel that come before its own.
+    """
+    joins = [node for node in graph.nodes if len(node.inputs) > 1]
+    if not joins:
+        return assemble(graph, stages, memory, {})
+    inputs = {node.name: [f"{node.name}_queue{n}" for n in range(len(node.inputs))] for node in joins}
+    depths = {name: ENDLESS for names in inputs.values() for name in names}
+    waiting = _occupancy(assemble(graph, stages, memory, depths), 1)
+    for node in joins:
+        latest = min(inputs[node.name], key=lambda name: waiting[name])
+        del depths[latest]
+        if isinstance(node, Concat):
+            lanes = stages[node.name].in_lanes
+            depths[latest] = 2 + sum(beats(graph.shapes[name][2], lanes) for name in node.inputs)
+    waiting = _occupancy(assemble(graph, stages, memory, depths), _SIZING_FRAMES)
+    depths = {name: max(waiting[name], 2) if depth == ENDLESS else depth for name, depth in depths.items()}
+    return assemble(graph, stages, memory, depths)
+
+
+def _occupancy(pipeline: Pipeline, frames: int) -> Mapping[str, int]:
+    """The most beats that wait in each queue."""
+    return timetable(pipeline.edge_in, pipeline.components, pipeline.outputs, frames).occupancy
+
+
+def queues_of(pipeline: Pipeline) -> Iterator[tuple[str, BufferParams]]:
+    """The queues of a pipeline by name."""
+    return ((part.name, part.params) for part in pipeline.components if isinstance(part.params, BufferParams))
