@@ -23,7 +23,7 @@ from .graph import BorderClasses, Clip, Conv2D, Decision, Dense, Graph, node_mac
 from .lossy import Budget, Evidence, patches, solve, spread_error
 from .numbers import RealArray
 from .passes import Options
-from .passes.algebra import ConvMap, compose, node_map, outline
+from .passes.algebra import ConvMap, compose, outline
 from .passes.fold_cascades import fold_cascades
 from .passes.merge import merge
 from .passes.options import DEFAULT
@@ -87,7 +87,7 @@ def _pairs(graph: Graph) -> Iterator[Pair]:
 
 def _try(teacher: Graph, graph: Graph, pair: Pair, budget: Budget, evidence: Evidence, options: Options) -> Graph:
     """The graph with a student in the place of a pair, or with a decision that says why not."""
-    geometry = compose(outline(node_map(graph, pair.first)), outline(node_map(graph, pair.second)))
+    geometry = compose(outline(graph, pair.first), outline(graph, pair.second))
     before = node_macs(graph, pair.first) + node_macs(graph, pair.second)
     taps = geometry.kernel[0] * geometry.kernel[1] * graph.shapes[pair.first.inputs[0]][2]
     if pair.second.fold == "forbid":

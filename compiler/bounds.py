@@ -274,9 +274,9 @@ def _bent(graph: Graph, node: Pointwise | Prelu, box: Bounds) -> Bounds:
     parameters = () if isinstance(node, Prelu) else node.parameters
     between = np.where((box.low_hwc < turn) & (turn < box.high_hwc), turn, box.low_hwc)
     ends = apply_node(graph, node, (np.stack([box.low_hwc, between, box.high_hwc]),))
-    size = np.abs(ends).max(axis=0) + np.maximum(np.abs(box.low_hwc), np.abs(box.high_hwc))
-    lost = 16 * UNIT * (1 + sum(map(abs, parameters))) * (1 + size)
-    least, most = ends.min(axis=0) - lost, ends.max(axis=0) + lost
+    size = (1 + sum(map(abs, parameters))) * (1 + np.maximum(np.abs(box.low_hwc), np.abs(box.high_hwc)))
+    least, most = ends.min(axis=0), ends.max(axis=0)
+    least, most = least - 16 * UNIT * (np.abs(least) + size), most + 16 * UNIT * (np.abs(most) + size)
     least, most = (np.where(np.isnan(side), end, side) for side, end in ((least, -math.inf), (most, math.inf)))
     return Bounds(np.clip(least, *image), np.clip(most, *image), "intervals")
 

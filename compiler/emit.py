@@ -183,6 +183,8 @@ def _inputs(component: Component) -> list[str]:
 def _create(component: Component, instance: str, stage: Stage | None) -> str:
     """The statement that makes a component."""
     arrays = [f'weights["{component.name}.{part}"]' for part in stage.arrays] if stage else []
+    if isinstance(component.params, DepthwiseParams) and component.params.uniform:
+        arrays.insert(0, "None")  # a pooling has no weights
     code = _submodule(instance, component.params, f".create({', '.join(arrays)})")
     if arrays and max(map(len, code.splitlines())) > _LINE:
         lines = "".join(f"\n            {array}," for array in arrays)

@@ -16,9 +16,10 @@ from convfold.hdl.conv import ConvParams
 from convfold.hdl.dense import DenseParams
 from convfold.hdl.depthwise import DepthwiseParams
 from convfold.hdl.fork import ForkParams
+from convfold.hdl.lane_row import LaneRowParams
 from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.lookup import LookupParams
-from convfold.hdl.mac_row import MacRowParams
+from convfold.hdl.mac_row import DotParams, MacRowParams
 from convfold.hdl.max_pool import MaxPoolParams
 from convfold.hdl.product import ProductParams
 from convfold.hdl.ram import RamParams
@@ -132,7 +133,7 @@ def _conv(params: ConvParams, target: Target) -> Iterator[Resources]:
 def _depthwise(params: DepthwiseParams, target: Target) -> Iterator[Resources]:
     yield _window(params.window, target)
     yield _queue(params.out_bits * params.rows, params.queue.depth_words, target)
-    yield _mac_row(params.mac_row, target) * params.window.lanes
+    yield _lane_row(params.mac_row, target) * params.rows
     yield _requantizer(params.requantizer, target) * params.rows
     yield Resources(luts=40, ffs=40 + 4 * params.window.latency)
 
@@ -150,15 +151,31 @@ def _window(params: WindowParams, target: Target) -> Resources:
 
 
 def _mac_row(params: MacRowParams, target: Target) -> Resources:
-    x_bits, w_bits = params.multiplier_params.a_bits, params.w_bits
+    """Elements in a row: each hands samples, address and flags on, and has its own weights and a place in the drain."""
+    hops = Resources(ffs=params.taps * params.x_bits + (params.depth_words - 1).bit_length() + 3)
+    element = _dot(params.dot, target) + hops + _drain(params.acc_bits)
+    return (element + _memory(params.rom_params.width_bits, params.depth_words, target)) * params.pes
+
+
+def _lane_row(params: LaneRowParams, target: Target) -> Resources:
+    """Elements side by side: one table of weights for all."""
+    row = (_dot(params.dot, target) + _drain(params.acc_bits)) * params.pes
+    return row + (_memory(params.rom_params.width_bits, params.depth_words, target) if params.w_bits else Resources())
+
+
+def _dot(params: DotParams, target: Target) -> Resources:
+    """Multipliers and their adder tree."""
+    x_bits, w_bits = params.x_bits + (not params.x_signed), params.w_bits
+    tree = Resources(luts=x_bits + w_bits, ffs=x_bits + w_bits) * (params.taps - 1)
+    if not w_bits:
+        return tree
     hard = params.multiplier == "ecp5" or (target.family == "ice40" and bool(target.dsps))
     fabric = Resources(luts=int(1.35 * x_bits * w_bits) + x_bits + w_bits, ffs=2 * (x_bits + w_bits))
-    multiply = Resources(dsps=1) if hard else fabric
-    tree = Resources(luts=x_bits + w_bits, ffs=x_bits + w_bits)
-    hops = Resources(ffs=params.taps * params.x_bits + (params.depth_words - 1).bit_length() + 3)
-    drain = Resources(luts=2 * params.acc_bits, ffs=3 * params.acc_bits + 3)
-    element = multiply * params.taps + tree * (params.taps - 1) + hops + drain
-    return (element + _memory(params.rom_params.width_bits, params.depth_words, target)) * params.pes
+    return (Resources(dsps=1) if hard else fabric) * params.taps + tree
+
+
+def _drain(acc_bits: int) -> Resources:
+    return Resources(luts=2 * acc_bits, ffs=3 * acc_bits + 3)
 
 
 def _requantizer(params: RequantizerParams, target: Target) -> Resources:

@@ -30,11 +30,13 @@ FUNCTIONS: Mapping[str, tuple[tuple[str, ...], Function]] = {
     "gelu": ((), lambda x: 0.5 * x * (1.0 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2.0)))),
     "softplus": ((), lambda x: np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))),
     "softsign": ((), lambda x: x / (1.0 + np.abs(x))),
+    "erf": ((), np.vectorize(math.erf, otypes=[np.float64])),
     "exp": ((), np.exp),
     "abs": ((), np.abs),
     "square": ((), np.square),
     "sqrt": ((), np.sqrt),
     "log": ((), np.log),
+    "round": ((), np.rint),
 }
 """Each with the names of its parameters, in order."""
 

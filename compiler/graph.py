@@ -370,7 +370,7 @@ class QAveragePool(Node):
 
     ``native``: ``floor(Σ x / n + 1/2)``; ``tflite``: ``Σ x / n`` rounded to the nearest, ties away from zero; both in the
     input's own format. ``float32``, ``float64``: ``half_even(Σ (x - zero point) · ratio / n) + zero point``, in that precision
-    (``ratio / n`` is rounded first). ``n`` counts as in `AveragePool`; padded samples are the input's zero point.
+    (``ratio / n`` is rounded first, from float64). ``n`` counts as in `AveragePool`; padded samples are the input's zero point.
     """
 
     kernel: Pair
@@ -394,7 +394,8 @@ class QAdd(Node):
 
     * ``native``: ``(a·m0 + b·m1 + 2**(shift-1)) >> shift``, where ``multipliers`` is ``((m0, 0), (m1, 0))``;
     * ``tflite``: ``multipliers`` is ``((m0, s0), (m1, s1), (m2, s2))``, ``shift`` the left shift (20 for int8):
-      ``scaled(scaled(a << shift, m0, s0) + scaled(b << shift, m1, s1), m2, s2)``;
+      ``scaled(scaled(a << shift, m0, s0) + scaled(b << shift, m1, s1), m2, s2)``, where ``scaled(x, -m, s)`` is
+      ``-scaled(x, m, s)``;
     * ``float64``: ``half_even(a·ratios[0] + b·ratios[1])``, each step in that precision;
     * ``float32``: the same as onnxruntime computes it, zero points inside (`convfold.compiler.rounding`).
     """

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,10 @@ MOST_MULTIPLIER_BITS = 31
 _REACH_BITS = 62
 """Products and offsets stay within this many bits, so that 64 bits hold their sum."""
 _TABLE_COST = 8
+_MOST_TIE_BITS = 24
 _TABLE_BITS = 8
-_MOST_TABLE_SHIFT = 28
+_MOST_TABLE_SHIFT, _MOST_TIE_SHIFT = 26, 12
+_RELAXATIONS = 60
 _FAR = 1 << _REACH_BITS
 """Stands for no limit."""
 _BISECTIONS = 56
@@ -51,15 +54,17 @@ class Form:
     """``h(acc) = (acc·m + (acc >= 0 ? positive : negative)) >> shift``, to which zero point and limits are applied.
 
     All arrays have one shape, that of the channels. ``offset_bits`` is the signed width of the offsets, and 0 where all are
-    ``2**(shift-1)``: half up. With ``even`` (and those offsets) a tie, where the bits that are shifted out are all zero,
-    clears the lowest bit of ``h``: half to even.
+    ``2**(shift-1)``: half up.
+
+    Half to even: with ``tie_bits`` a tie is known by the ``tie_bits`` highest of the bits that are shifted out, which are all
+    zero, and it clears the lowest bit of ``h``. (Not all of the bits: a third of something is never exact.)
     """
 
     m: IntArray
     positive: IntArray
     negative: IntArray
     shift: int
-    even: bool = False
+    tie_bits: int = 0
 
     @property
     def multiplier_bits(self) -> int:
@@ -76,8 +81,10 @@ class Form:
     def __call__(self, acc: IntArray) -> IntArray:
         """The form itself, in 64 bits, on ``acc (..., C)``."""
         total = acc * self.m + np.where(acc >= 0, self.positive, self.negative)
-        tie = self.even & (total & ((1 << self.shift) - 1) == 0)
-        y: IntArray = (total >> self.shift) & ~tie.astype(np.int64)
+        y: IntArray = total >> self.shift
+        if self.tie_bits:
+            tie = (total >> (self.shift - self.tie_bits)) & ((1 << self.tie_bits) - 1) == 0
+            y &= ~tie.astype(np.int64)
         return y
 
 
@@ -177,9 +184,10 @@ def _window_classes(graph: Graph, node: QAveragePool) -> tuple[BorderClasses, In
 
 
 def add_form(graph: Graph, node: QAdd) -> AddForm:
-    """The form of a sum: both operands in units of ``2**-shift`` of the output, for the least shift that is exact.
+    """The form of a sum: both operands in units of about ``2**-shift`` of the output, with the least shift that is exact.
 
-    Proven on every pair of samples. The multiplier is 1: the ratios are in the tables.
+    The multiplier is 1, for the ratios are in the tables; and so are the roundings, where they can be (`_solve_tables`).
+    Proven on every pair of samples.
 
     *Raises* ``CompileError`` for more than 8 bits, and when no shift is exact.
     """
@@ -189,23 +197,60 @@ def add_form(graph: Graph, node: QAdd) -> AddForm:
         hint = f"quantize both tensors to at most {_TABLE_BITS} bits"
         raise CompileError(node.source, f"a sum of {bits}-bit tensors has no tables that small", hint)
     a, b = (np.arange(side.min_raw, side.max_raw + 1) - side.zero_point for side in sides)
-    low, high = (limit - node.format.zero_point for limit in (node.low, node.high))
-    y_ab = np.clip(add_requantizer(graph, node)(a[:, None], b[None, :]), low, high)
-    real_a, real_b = (x * ratio for x, ratio in zip((a, b), _add_ratios(node), strict=True))
-    for kind in ("half", "even", "split"):
-        for shift in range(1, _MOST_TABLE_SHIFT + 1):
-            table_a, table_b = (round_half_up(np.ldexp(real, shift)).astype(np.int64) for real in (real_a, real_b))
-            offsets = _add_offsets(table_a[:, None] + table_b, y_ab, (low, high), shift, kind)
-            if offsets is None:
-                continue
-            half = 1 << (shift - 1)
-            if kind == "half":  # in the table an offset costs nothing
-                table_a, offsets = table_a + (offsets[0] - half), (half, half)
-            form = Form(np.array([1]), *(np.array([offset]) for offset in offsets), shift, kind == "even")
-            if not np.array_equal(np.clip(form((table_a[:, None] + table_b)[..., None])[..., 0], low, high), y_ab):
-                raise InternalError("narrow", quote(node.name), "a sum's tables differ from its definition")
-            return AddForm(table_a, table_b, form)
-    raise CompileError(node.source, "no tables of the hardware's adder round as this sum does", _NO_FORM_HINT)
+    limits = node.low - node.format.zero_point, node.high - node.format.zero_point
+    y_ab = np.clip(add_requantizer(graph, node)(a[:, None], b[None, :]), *limits)
+    p, q = _add_ratios(node)
+    found = _shortest_tables(a * p, b * q, y_ab, limits)
+    if found is None:
+        raise CompileError(node.source, "no tables of the hardware's adder round as this sum does", _NO_FORM_HINT)
+    if not np.array_equal(np.clip(found.form((found.table_a[:, None] + found.table_b)[..., None])[..., 0], *limits), y_ab):
+        raise InternalError("narrow", quote(node.name), "a sum's tables differ from its definition")
+    return found
+
+
+def _shortest_tables(real_a: RealArray, real_b: RealArray, y_ab: IntArray, limits: Pair) -> AddForm | None:
+    """Half up if possible, which is possible with any greater shift, too; else half to even or, last, ties away from zero."""
+    least, most = 1, _MOST_TABLE_SHIFT
+    found = _solve_tables(real_a, real_b, y_ab, limits, most)
+    while found is not None and least < most:
+        middle = (least + most) // 2
+        other = _solve_tables(real_a, real_b, y_ab, limits, middle)
+        found, least, most = (found, middle + 1, most) if other is None else (other, least, middle)
+    if found is not None:
+        return found
+    ties = ((shift, tie_bits) for shift in range(1, _MOST_TIE_SHIFT) for tie_bits in range(max(1, shift - 2), shift + 1))
+    others = chain(
+        (_solve_tables(real_a, real_b, y_ab, limits, shift, tie_bits) for shift, tie_bits in ties),
+        (_solve_tables(real_a, real_b, y_ab, limits, shift, split=True) for shift in range(1, _MOST_TABLE_SHIFT + 1)),
+    )
+    return next((form for form in others if form is not None), None)
+
+
+def _solve_tables(
+    real_a: RealArray, real_b: RealArray, y_ab: IntArray, limits: Pair, shift: int, tie_bits: int = 0, *, split: bool = False
+) -> AddForm | None:
+    """Tables ``A`` and ``B`` with ``least <= A[a] + B[b] <= most`` for all pairs: limits of differences, of ``A`` and ``-B``.
+
+    From the rounded operands on, each entry comes down to its tightest limit until none is broken: the shortest paths of
+    Bellman and Ford, which find tables wherever there are any, given time.
+    """
+    half = 1 << (shift - 1)
+    positive = real_a[:, None] + real_b >= 0
+    offset_ab = np.where(positive, half, half - split)
+    least_ab = np.where(y_ab > limits[0], _reach(y_ab, shift, tie_bits) - offset_ab, -_FAR)
+    most_ab = np.where(y_ab < limits[1], _reach(y_ab + 1, shift, tie_bits) - 1 - offset_ab, _FAR)
+    if split:
+        least_ab = np.where(positive, np.maximum(least_ab, 0), least_ab)
+        most_ab = np.where(positive, most_ab, np.minimum(most_ab, -1))
+    a, minus_b = (round_half_up(np.ldexp(real, shift)).astype(np.int64) for real in (real_a, -real_b))
+    for _ in range(_RELAXATIONS):
+        lower_b = np.minimum(minus_b, (a[:, None] - least_ab).min(axis=0))
+        lower_a = np.minimum(a, (lower_b + most_ab).min(axis=1))
+        if np.array_equal(lower_a, a) and np.array_equal(lower_b, minus_b):
+            form = Form(np.array([1]), np.array([half]), np.array([half - split]), shift, tie_bits)
+            return AddForm(a, -minus_b, form)
+        a, minus_b = lower_a, lower_b
+    return None
 
 
 def _add_ratios(node: QAdd) -> tuple[float, float]:
@@ -222,27 +267,6 @@ def _add_ratios(node: QAdd) -> tuple[float, float]:
     return p, q
 
 
-def _add_offsets(sums: IntArray, y: IntArray, limits: Pair, shift: int, kind: str) -> Pair | None:
-    """The offsets for sums that are not negative and for those that are; ``None`` if none is exact."""
-    if kind == "split":
-        positive = _add_offset(sums[sums >= 0], y[sums >= 0], limits, shift)
-        negative = _add_offset(sums[sums < 0], y[sums < 0], limits, shift)
-        return None if positive is None or negative is None else (positive, negative)
-    offset = _add_offset(sums, y, limits, shift, even=kind == "even")
-    return None if offset is None else (offset, offset)
-
-
-def _add_offset(sums: IntArray, y: IntArray, limits: Pair, shift: int, *, even: bool = False) -> int | None:
-    """The one nearest to a half for which ``(sums + offset) >> shift`` is ``y`` within the limits; a half itself if even."""
-    half = 1 << (shift - 1)
-    up, down = y > limits[0], y < limits[1]
-    least = int(np.max(_reach(y[up], shift, even) - sums[up], initial=-_FAR))
-    most = int(np.min(_reach(y[down] + 1, shift, even) - 1 - sums[down], initial=_FAR))
-    if least > most or (even and not least <= half <= most):
-        return None
-    return min(max(half, least), most)
-
-
 # ------------------------------------------------------------------------------------------------------------- search
 
 
@@ -254,8 +278,8 @@ def _form_of(node: QConv2D | QMultiply, requantizer: Requantizer, least: IntArra
 def narrow(requantizer: Requantizer, least: IntArray, most: IntArray, low: int, high: int, source: str) -> Form:
     """The form equal to ``requantizer`` within ``low … high``, for accumulators ``least[c] … most[c]``; arrays ``(C,)``.
 
-    Of half up, half to even and free offsets, each with its least shift, it is the cheapest. Native requantizers have the
-    form already.
+    Half up or offsets of their own for each sign, each with its least shift, whichever is cheaper; half to even where
+    neither will do. Native requantizers have the form already.
 
     *Raises* ``CompileError`` naming the channel when there is no form.
     """
@@ -263,13 +287,13 @@ def narrow(requantizer: Requantizer, least: IntArray, most: IntArray, low: int, 
         half = np.full_like(requantizer.m_o, 1 << (requantizer.shift - 1))
         return Form(requantizer.m_o, half, half, requantizer.shift)
     steps = _Steps.of(requantizer, least, most, low, high)
-    kinds = ("half", "even", "split") if isinstance(requantizer, FloatRequantizer) else ("half", "split")
-    found: list[Form] = []
-    failed = 0
-    for kind in kinds:
-        form, failed = _search(steps, requantizer.slope_o, kind)
-        found += [form] if form is not None else []
+    searches = [_search(steps, requantizer.slope_o, kind) for kind in ("half", "split")]
+    found = [form for form, _ in searches if form is not None]
+    if not found and isinstance(requantizer, FloatRequantizer):
+        ties = (_search(steps, requantizer.slope_o, "even", tie_bits) for tie_bits in range(1, _MOST_TIE_BITS + 1))
+        found = [form for form, _ in ties if form is not None]
     if not found:
+        failed = searches[-1][1]
         message = f"no multiplier of up to {MOST_MULTIPLIER_BITS} bits rounds its channel {failed} as the model does"
         raise CompileError(source, message, _NO_FORM_HINT)
     form = min(found, key=_cost)
@@ -280,7 +304,7 @@ def narrow(requantizer: Requantizer, least: IntArray, most: IntArray, low: int, 
 def _cost(form: Form) -> int:
     """In bits of the multiplier: each is half an adder, and a table of offsets is a few adders' worth of memory."""
     tables = sum(np.ptp(offsets) > 0 for offsets in (form.positive, form.negative))
-    return form.multiplier_bits + (form.even or form.offset_bits > 0) + _TABLE_COST * int(tables)
+    return form.multiplier_bits + form.tie_bits + (form.offset_bits > 0) + _TABLE_COST * int(tables)
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,8 +332,8 @@ class _Steps:
 
     @staticmethod
     def of(requantizer: Requantizer, least: IntArray, most: IntArray, low: int, high: int) -> _Steps:
-        first = max(low, min(int(requantizer(least).min()), high - 1)) + 1
-        last = min(high, max(int(requantizer(most).max()), low + 1))
+        first = min(max(low + 1, int(requantizer(least).min())), high)
+        last = max(min(high, int(requantizer(most).max()) + 1), first)
         k_k1 = np.arange(first, last + 1)[:, None]
         below = np.broadcast_to(least, (len(k_k1), len(least)))
         reached = np.broadcast_to(most + 1, below.shape)
@@ -328,17 +352,17 @@ class _Steps:
         return replace(self, least_c=least_c, most_c=most_c, t_kc=np.clip(self.t_kc, least_c, most_c + 1))
 
 
-def _search(steps: _Steps, slope_c: RealArray, kind: str) -> tuple[Form | None, int]:
+def _search(steps: _Steps, slope_c: RealArray, kind: str, tie_bits: int = 0) -> tuple[Form | None, int]:
     """The form of a kind with the least shift; else ``None`` and the channel that has none."""
     parts = [steps.part(0, None), steps.part(None, -1)] if kind == "split" else [steps]
-    slope_c, room_c = _good_slope(parts, slope_c, free=kind == "split")
+    slope_c, room_c = _good_slope(parts, slope_c, tie_bits, free=kind != "half")
     if np.any(room_c < -_NOISE):
         return None, int(room_c.argmin())
-    least, most = 1, _most_shift(steps, slope_c)
-    form, failed = _try_shift(steps, parts, slope_c, most, kind)
+    least, most = max(1, tie_bits), _most_shift(steps, slope_c)
+    form, failed = _try_shift(parts, slope_c, max(least, most), kind, tie_bits)
     while form is not None and least < most:
         middle = (least + most) // 2
-        other, _ = _try_shift(steps, parts, slope_c, middle, kind)
+        other, _ = _try_shift(parts, slope_c, middle, kind, tie_bits)
         if other is None:
             least = middle + 1
         else:
@@ -354,30 +378,32 @@ def _most_shift(steps: _Steps, slope_c: RealArray) -> int:
     return max(1, min(MOST_MULTIPLIER_BITS - steepest, _REACH_BITS - 2 - longest))
 
 
-def _good_slope(parts: Sequence[_Steps], slope_c: RealArray, *, free: bool) -> tuple[RealArray, RealArray]:
+def _good_slope(parts: Sequence[_Steps], slope_c: RealArray, tie_bits: int, *, free: bool) -> tuple[RealArray, RealArray]:
     """A slope near ``slope_c`` for each channel that leaves room for its offsets, and that room; below 0 if there is none.
 
-    The room is the least of concave functions, so bisection by its derivative finds its greatest. Offsets are a half, or ``free``.
+    The room is the least of concave functions, so bisection by its derivative finds its greatest. Offsets are a half, or
+    ``free``.
     """
-    least_c, most_c = slope_c * 0.5, slope_c * 1.5
+    middle_c, step_c = slope_c, slope_c / 2
+    room_c, rise_c = _room(parts, middle_c, tie_bits, free=free)
     for _ in range(_BISECTIONS):
-        middle_c = (least_c + most_c) / 2
-        room_c, rise_c = _room(parts, middle_c, free=free)
-        hope_c = room_c + np.abs(rise_c) * (most_c - least_c) / 2
-        if np.all(room_c > _NOISE) or np.any(hope_c < -_NOISE):
-            break
+        lost = room_c + np.abs(rise_c) * 2 * step_c < -_NOISE  # a concave function stays below its tangents
         found = (room_c > _NOISE) | (rise_c == 0)
-        least_c = np.where(found | (rise_c > 0), middle_c, least_c)
-        most_c = np.where(found | (rise_c < 0), middle_c, most_c)
-    return middle_c, np.where(hope_c < -_NOISE, hope_c, room_c)
+        if np.all(found) or np.any(lost):
+            break
+        middle_c = middle_c + np.where(found, 0, np.sign(rise_c) * step_c)
+        room_c, rise_c = _room(parts, middle_c, tie_bits, free=free)
+        step_c = step_c / 2
+    return middle_c, room_c
 
 
-def _room(parts: Sequence[_Steps], slope_c: RealArray, *, free: bool) -> tuple[RealArray, RealArray]:
+def _room(parts: Sequence[_Steps], slope_c: RealArray, tie_bits: int, *, free: bool) -> tuple[RealArray, RealArray]:
     """How far apart the limits of the offset are, and the derivative of that in the slope."""
     rooms, rises = [], []
     channels = np.arange(len(slope_c))
     for part in parts:
-        totals = part.k_k1 - slope_c * part.t_kc
+        reach = np.ldexp(_reach(part.k_k1, tie_bits, tie_bits).astype(np.float64), -tie_bits)
+        totals = reach - slope_c * part.t_kc
         at_floor = np.where(part.climbs, totals, -np.inf).argmax(axis=0)
         at_ceiling = np.where(part.waits, totals + slope_c, np.inf).argmin(axis=0)
         floored, ceiled = part.climbs[at_floor, channels], part.waits[at_ceiling, channels]
@@ -396,53 +422,56 @@ def _room(parts: Sequence[_Steps], slope_c: RealArray, *, free: bool) -> tuple[R
 
 
 def _try_shift(
-    steps: _Steps, parts: Sequence[_Steps], slope_c: RealArray, shift: int, kind: str
+    parts: Sequence[_Steps], slope_c: RealArray, shift: int, kind: str, tie_bits: int
 ) -> tuple[Form | None, int]:
     """The form with this shift; else ``None`` and a channel that has none."""
     half = 1 << (shift - 1)
     below_c = np.floor(np.ldexp(slope_c, shift)).astype(np.int64)
     above_c = below_c + 1
     good_below, good_above = (
-        _offsets_exist(parts, m_c, shift, kind) & (m_c < 1 << MOST_MULTIPLIER_BITS) for m_c in (below_c, above_c)
+        _offsets_exist(parts, m_c, shift, kind, tie_bits) & (m_c < 1 << MOST_MULTIPLIER_BITS) for m_c in (below_c, above_c)
     )
     if not np.all(good_below | good_above):
         return None, int(np.argmin(good_below | good_above))
     m_c = np.where(good_below, below_c, above_c)
-    if kind != "split":
-        halves = np.full_like(m_c, half)
-        return Form(m_c, halves, halves, shift, kind == "even"), 0
-    positive, negative = (_choose(*_offset_limits(part, m_c, shift), half) for part in parts)
-    return Form(m_c, positive, negative, shift), 0
+    if kind == "half":
+        offsets = [np.full_like(m_c, half)]
+    else:
+        offsets = [_choose(*_offset_limits(part, m_c, shift, tie_bits), half) for part in parts]
+    return Form(m_c, offsets[0], offsets[-1], shift, tie_bits), 0
 
 
-def _offsets_exist(parts: Sequence[_Steps], m_c: IntArray, shift: int, kind: str) -> NDArray[np.bool_]:
+def _offsets_exist(
+    parts: Sequence[_Steps], m_c: IntArray, shift: int, kind: str, tie_bits: int
+) -> NDArray[np.bool_]:
     good = np.ones(m_c.shape, dtype=np.bool_)
     half = 1 << (shift - 1)
     for part in parts:
-        least_c, most_c = _offset_limits(part, m_c, shift, even=kind == "even")
-        good &= (least_c <= most_c) if kind == "split" else (least_c <= half) & (half <= most_c)
+        least_c, most_c = _offset_limits(part, m_c, shift, tie_bits)
+        good &= (least_c <= half) & (half <= most_c) if kind == "half" else least_c <= most_c
     return good
 
 
-def _offset_limits(part: _Steps, m_c: IntArray, shift: int, *, even: bool = False) -> tuple[IntArray, IntArray]:
+def _offset_limits(part: _Steps, m_c: IntArray, shift: int, tie_bits: int) -> tuple[IntArray, IntArray]:
     """The least and the greatest offset for which ``h`` climbs every step where it should."""
-    reach = _reach(part.k_k1, shift, even) - m_c * part.t_kc
+    reach = _reach(part.k_k1, shift, tie_bits) - m_c * part.t_kc
     least_c = np.where(part.climbs, reach, -_FAR).max(axis=0)
     most_c = np.where(part.waits, reach + m_c - 1, _FAR).min(axis=0)
     return least_c, most_c
 
 
-def _reach(k: IntArray, shift: int, even: bool) -> IntArray:
-    """The least total whose ``h`` is ``k``; half to even takes one more to an odd ``k``, since ties stay below it."""
-    return (k << shift) + (k & 1 if even else 0)
+def _reach(k: IntArray, shift: int, tie_bits: int) -> IntArray:
+    """The least total whose ``h`` is ``k``; with half to even, ties stay below an odd ``k``."""
+    ties = (k & 1) << (shift - tie_bits) if tie_bits else 0
+    return (k << shift) + ties
 
 
 def _choose(least_c: IntArray, most_c: IntArray, half: int) -> IntArray:
     """One offset for all channels, if there is one; else for each the nearest to a half."""
     least, most = int(least_c.max()), int(most_c.min())
-    if least <= most:
-        return np.full_like(least_c, min(max(half, least), most))
-    return np.clip(half, least_c, most_c)
+    common = least <= most
+    offset_c: IntArray = np.clip(np.full_like(least_c, half), least if common else least_c, most if common else most_c)
+    return offset_c
 
 
 def _prove(form: Form, requantizer: Requantizer, steps: _Steps, source: str) -> None:

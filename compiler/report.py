@@ -420,7 +420,8 @@ def _verdicts(
 
     if build.has("accuracy"):
         accuracy = build.record("accuracy")
-        of_float = f"{_percent(accuracy.number('float'), 2)} in floating point"
+        known = accuracy.has("float")
+        of_float = f"{_percent(accuracy.number('float'), 2)} in floating point" if known else "the integers of the file itself"
         samples = f"on {_count(accuracy.count('samples'))} labelled samples"
         yield Verdict("Accuracy", _percent(accuracy.number("integer"), 2), "as built", (of_float, samples))
     else:

@@ -100,9 +100,9 @@ class FloatRequantizer:
         result: IntArray = np.rint(product + self.dtype(self.zero_point)).astype(np.int64) - self.zero_point
         return result
 
-    def channel(self, index: int) -> FloatRequantizer:
-        offset_o = None if self.offset_o is None else self.offset_o[index : index + 1]
-        return FloatRequantizer(self.scale_o[index : index + 1], self.dtype, offset_o, self.zero_point)
+    @property
+    def slope_o(self) -> RealArray:
+        return self.scale_o.astype(self.dtype).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -128,7 +128,7 @@ def timetable(
     """
     run = _Run(frames, unbounded)
     source = run.link("source", edge_in.frame_beats)
-    source.offered.extend(n + edge_in.latency for n in range(frames * edge_in.frame_beats))
+    source.offered.extend(n + edge_in.latency for n in range(source.total))
     for component in components:
         run.add(component)
     sinks = []
@@ -136,14 +136,14 @@ def timetable(
         sink = run.read(name)
         if sink.beats != edge.frame_beats:
             raise ValueError(f"the edge of {name} must take {sink.beats} beats a frame, not {edge.frame_beats}")
-        run.start(f"the edge of {name}", _drain(sink, frames * sink.beats), sink.taken)
+        run.start(f"the edge of {name}", _drain(sink), sink.taken)
         sinks.append(sink)
     if run.unread:
         raise ValueError(f"every output must be read once, and nothing reads {', '.join(run.unread)}")
 
     stopped = run.finish()
     if stopped:
-        ended, wanted = sum(len(sink.taken) for sink in sinks), frames * sum(sink.beats for sink in sinks)
+        ended, wanted = sum(len(sink.taken) for sink in sinks), sum(sink.total for sink in sinks)
         raise RuntimeError(f"the pipeline stops after {ended} of {wanted} beats: {', '.join(stopped)} wait for ever")
     accepted = _accepted(source.taken)
     return Timetable(
@@ -176,6 +176,7 @@ class _Link:
     """A stream: when each beat could be taken at the earliest, and when it was; one is taken a cycle."""
 
     beats: int  # a frame
+    total: int  # of all frames
     offered: Times = field(default_factory=list)
     taken: Times = field(default_factory=list)
 
@@ -193,7 +194,7 @@ class _Run:
 
     def link(self, name: str, frame_beats: int) -> _Link:
         """The stream that leaves ``name``."""
-        self.unread[name] = link = _Link(frame_beats)
+        self.unread[name] = link = _Link(frame_beats, self.frames * frame_beats)
         return link
 
     def read(self, name: str) -> _Link:
@@ -245,50 +246,51 @@ class _Run:
                 freed: Times = []  # when each input row was read for the last time
                 starts: Times = []  # of all passes
                 self.starts[name] = starts
-                store = _store(source, frames * window.height, row_beats, window.rows, RELEASED_TO_OPEN, stored, freed)
+                store = _store(source, row_beats, window.rows, RELEASED_TO_OPEN, stored, freed)
                 self.start(name, store, source.taken, stored)
                 self.start(name, _issue(engine, words, stored, freed, starts, sink, frames), starts, freed, sink.offered)
             case ForkParams():
                 branches = [self.link(f"{name}.{n}", source.beats) for n in range(params.outputs)]
-                total = frames * source.beats
-                self.start(name, _fork(source, branches, total), source.taken, *(branch.offered for branch in branches))
+                self.start(name, _fork(source, branches), source.taken, *(branch.offered for branch in branches))
             case LaneAdapterParams():
                 parts = _adapter_parts(params)
-                sink = self.link(name, source.beats // len(parts) * sum(parts))
-                self.start(name, _register(source, sink, parts, frames * source.beats), source.taken, sink.offered)
+                pixels = source.beats // len(parts)
+                expect(source, pixels * len(parts))
+                sink = self.link(name, pixels * sum(parts))
+                self.start(name, _register(source, sink, parts), source.taken, sink.offered)
             case CropParams():
                 expect(source, params.in_beats)
                 sink = self.link(name, params.out_beats)
                 kept = [int(keeps) for keeps in params.keeps()]
-                self.start(name, _register(source, sink, kept, frames * source.beats), source.taken, sink.offered)
+                self.start(name, _register(source, sink, kept), source.taken, sink.offered)
             case PadParams():
                 expect(source, params.in_beats)
                 sink = self.link(name, params.out_beats)
-                self.start(name, _pad(source, sink, list(params.copies()), frames), source.taken, sink.offered)
+                self.start(name, _pad(source, sink, list(params.copies())), source.taken, sink.offered)
             case ReorderParams():
                 bands = source.beats // params.band_words
                 expect(source, bands * params.band_words)
                 sink = self.link(name, bands * params.out_words)
                 stored, freed = [], []
-                store = _store(source, frames * bands, params.band_words, 2, params.READ_TO_OPEN, stored, freed)
+                store = _store(source, params.band_words, 2, params.READ_TO_OPEN, stored, freed)
                 self.start(name, store, source.taken, stored)
-                self.start(name, _read_band(params, sink, frames * bands, stored, freed), freed, sink.offered)
+                self.start(name, _read_band(params, sink, stored, freed), freed, sink.offered)
             case ConcatParams():
                 turns = [[sources[n]] for n in params.order]
                 for n, link in enumerate(sources):
                     expect(link, source.beats // params.order.count(0) * params.order.count(n))
                 sink = self.link(name, sum(link.beats for link in sources))
-                process = _pipe(params.timing, turns, sink, frames * sink.beats)
+                process = _pipe(params.timing, turns, sink)
                 self.start(name, process, *(link.taken for link in sources), sink.offered)
             case _:
                 timing, bounded = params.timing, True
-                for link in sources:
-                    expect(link, source.beats)
                 sink = self.link(name, source.beats // timing.beats)
+                for link in sources:
+                    expect(link, sink.beats * timing.beats)
                 if isinstance(params, BufferParams):
                     bounded = not self.unbounded
                     self.occupancy[name] = lambda: _occupancy(source.taken, sink.taken, timing.return_cycles)
-                process = _pipe(timing, [sources], sink, frames * source.beats, bounded=bounded)
+                process = _pipe(timing, [sources], sink, bounded=bounded)
                 self.start(name, process, *(link.taken for link in sources), sink.offered)
 
 
@@ -302,11 +304,11 @@ def _occupancy(entered: Times, left: Times, return_cycles: int) -> int:
 # The loops are written out, for they run a million times: `last` is when the last beat was taken, `n` the number of the next.
 
 
-def _drain(source: _Link, total: int) -> Process:
+def _drain(source: _Link) -> Process:
     """A sink that always takes."""
     offered, taken = source.offered, source.taken
     last = -1
-    while len(taken) < total:
+    while len(taken) < source.total:
         if len(offered) == len(taken):
             yield offered, len(taken)
         for time in offered[len(taken) :]:
@@ -314,11 +316,11 @@ def _drain(source: _Link, total: int) -> Process:
             taken.append(last)
 
 
-def _store(source: _Link, parts: int, part_beats: int, places: int, to_open: int, stored: Times, freed: Times) -> Process:
+def _store(source: _Link, part_beats: int, places: int, to_open: int, stored: Times, freed: Times) -> Process:
     """Parts (rows, bands) come into a memory with room for ``places``; a place opens ``to_open`` cycles after it was freed."""
     offered, taken = source.offered, source.taken
     last = -1
-    for part in range(parts):
+    for part in range(source.total // part_beats):
         if part >= places:
             if part - places >= len(freed):
                 yield freed, part - places
@@ -396,12 +398,12 @@ def _adapter_parts(params: LaneAdapterParams) -> list[int]:
     return [params.in_lanes // params.out_lanes] * (count - 1) + [tail]
 
 
-def _register(source: _Link, sink: _Link, parts: Sequence[int], total: int) -> Process:
+def _register(source: _Link, sink: _Link, parts: Sequence[int]) -> Process:
     """A register at the output; each beat in makes ``parts`` beats, and one that makes none need not wait for the register."""
     offered, taken = source.offered, source.taken
     given, left = sink.offered, sink.taken
     last = -1
-    for n, count in enumerate(islice(cycle(parts), total)):
+    for n, count in enumerate(islice(cycle(parts), source.total)):
         if n >= len(offered):
             yield offered, n
         last += 1
@@ -417,12 +419,12 @@ def _register(source: _Link, sink: _Link, parts: Sequence[int], total: int) -> P
         taken.append(last)
 
 
-def _pad(source: _Link, sink: _Link, copies: Sequence[bool], frames: int) -> Process:
+def _pad(source: _Link, sink: _Link, copies: Sequence[bool]) -> Process:
     """A register at the output, with beats that come from nowhere; the first of a frame waits for the frame."""
     offered, taken = source.offered, source.taken
     given, left = sink.offered, sink.taken
     last = -1
-    for _frame in range(frames):
+    for _frame in range(sink.total // sink.beats):
         opens = True
         for copy in copies:
             last += 1
@@ -442,11 +444,11 @@ def _pad(source: _Link, sink: _Link, copies: Sequence[bool], frames: int) -> Pro
                 taken.append(last)
 
 
-def _fork(source: _Link, branches: Sequence[_Link], total: int) -> Process:
+def _fork(source: _Link, branches: Sequence[_Link]) -> Process:
     """Every branch takes a beat when it likes, and the last of them lets the next one come."""
     offered, taken = source.offered, source.taken
     last = -1
-    for n in range(total):
+    for n in range(source.total):
         if n >= len(offered):
             yield offered, n
         last += 1
@@ -462,12 +464,12 @@ def _fork(source: _Link, branches: Sequence[_Link], total: int) -> Process:
         taken.append(last)
 
 
-def _pipe(timing: PipeTiming, turns: Sequence[Sequence[_Link]], sink: _Link, total: int, *, bounded: bool = True) -> Process:
+def _pipe(timing: PipeTiming, turns: Sequence[Sequence[_Link]], sink: _Link, *, bounded: bool = True) -> Process:
     """One beat of every input whose turn it is is taken at once, when there is a place in the queue at the end."""
     given, left = sink.offered, sink.taken
     group, latency, depth, back = timing.beats, timing.latency, timing.depth_words, timing.return_cycles
     last = 0  # nothing is taken in the first cycle
-    for n, sources in enumerate(islice(cycle(turns), total)):
+    for n, sources in enumerate(islice(cycle(turns), group * sink.total)):
         last += 1
         for source in sources:
             offered, place = source.offered, len(source.taken)
@@ -487,13 +489,13 @@ def _pipe(timing: PipeTiming, turns: Sequence[Sequence[_Link]], sink: _Link, tot
             given.append(last + latency)
 
 
-def _read_band(params: ReorderParams, sink: _Link, bands: int, stored: Times, freed: Times) -> Process:
+def _read_band(params: ReorderParams, sink: _Link, stored: Times, freed: Times) -> Process:
     """Bands are read when they are whole, and their words leave through a queue."""
     offered, taken = sink.offered, sink.taken
     timing = params.reader.timing
     depth, latency, back = timing.depth_words, timing.latency, timing.return_cycles
     last = 0  # grants are low in the first cycle
-    for band in range(bands):
+    for band in range(sink.total // params.out_words):
         if band >= len(stored):
             yield stored, band
         last = max(last, stored[band] + params.STORED_TO_READ - 1)

@@ -328,6 +328,11 @@ def known_heads(graph: Graph) -> Iterator[Fault]:
             yield Fault(None, f"a head must name an output of its own, not {name!r}")
         if not 0 < head.beta < math.inf:
             yield Fault(graph.node(name), f"beta of its softmax must be positive and finite, not {head.beta}")
+        if head.format is not None:
+            source = graph.format_of(name)
+            if not (source.bits == 8 and source.signed) or head.format != Format(8, True, 1 / 256, -128):
+                message = f"softmax in integers is from int8 to int8 × 1/256 zero -128, not from {source} to {head.format}"
+                yield Fault(graph.node(name), message, "let the softmax be of reals")
         seen.add(name)
 
 

@@ -510,10 +510,9 @@ def report(build: Path) -> int:
 def _summary(build: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     """What is known of a build so far, a line a command that found it out."""
     if found := manifest.get("accuracy"):
-        yield (
-            f"accuracy   float {found['float']:.2%}, {manifest['input']['bits']}-bit integers {found['integer']:.2%} "
-            f"on {found['samples']} test images"
-        )
+        of_float = f"float {found['float']:.2%}, " if "float" in found else ""
+        shares = f"{of_float}{manifest['input']['bits']}-bit integers {found['integer']:.2%}"
+        yield f"accuracy   {shares} on {found['samples']} test images"
     if found := manifest.get("simulation"):
         beats = sum(profile["beats"] for profile in found["profiles"])
         wrong = sum(profile["mismatches"] for profile in found["profiles"])

@@ -92,8 +92,10 @@ class ConvParams(MacStageParams):
             memory=self.memory,
         )
 
-    def words_of(self, w_rcohwi: NDArray[np.int64]) -> NDArray[np.int64]:
+    def words_of(self, w_rcohwi: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """Address runs over class, pass, kernel row, column, beat."""
+        if w_rcohwi is None:
+            raise TypeError("weights must be given")
         win = self.window
         row_classes, col_classes, filters, kh, kw, channels = w_rcohwi.shape
         banks_r, banks_c = win.parallel

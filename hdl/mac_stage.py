@@ -112,7 +112,7 @@ class MacStageParams:
         """Which of the window's samples a row takes."""
         return self.taps_of(row, 0)
 
-    def words_of(self, w_rcohwi: NDArray[np.int64]) -> NDArray[np.int64]:
+    def words_of(self, w_rcohwi: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """The weight words ``(rows, element, address, tap)``, the last place in the first element."""
         raise NotImplementedError
 
@@ -174,7 +174,7 @@ class MacStageParams:
     def reference(
         self,
         frame_hwc: Sequence[Sequence[Sequence[int]]],
-        w_rcohwi: NDArray[np.int64],
+        w_rcohwi: NDArray[np.int64] | None,
         b_rco: NDArray[np.int64],
         m_o: NDArray[np.int64],
         positive_o: NDArray[np.int64] | None = None,
@@ -182,7 +182,7 @@ class MacStageParams:
     ) -> Iterator[list[int]]:
         """Output beats of one frame, from the components' own references; fillers are left out."""
         words = self.words_of(w_rcohwi)
-        tables = [None if values is None else self.constants_of(values) for values in (b_rco, m_o, positive_o, negative_o)]
+        tables = [self.constants_of(values) for values in (b_rco, m_o, positive_o, negative_o) if values is not None]
         pixels: list[list[list[int]]] = []
         for samples, _first, _last, pixel in self.window.reference(frame_hwc):
             if pixel:
@@ -197,8 +197,8 @@ class MacStageParams:
                     weights = words[row, self.pass_words - 1 - place, class_ * len(steps) :]
                     taps = self.taps_of(row, place)
                     acc = sum(int(w) * steps[n][tap] for n in span for w, tap in zip(weights[n], taps, strict=True))
-                    bias, *scale = (None if table is None else self._constant(table[row], class_, word) for table in tables)
-                    beat.append(self.requantizer.reference(acc, bias, *scale))
+                    bias, m, *offsets = (self._constant(table[row], class_, word) for table in tables)
+                    beat.append(self.requantizer.reference(acc, bias, m, *offsets))
                 yield beat
 
     def _constant(self, table: NDArray[np.int64], class_: int, word: int) -> int:
@@ -207,7 +207,7 @@ class MacStageParams:
 
     def create(
         self,
-        w_rcohwi: NDArray[np.int64],
+        w_rcohwi: NDArray[np.int64] | None,
         b_rco: NDArray[np.int64],
         m_o: NDArray[np.int64],
         positive_o: NDArray[np.int64] | None = None,
@@ -226,7 +226,7 @@ class MacStage(wiring.Component):
     def __init__(
         self,
         params: MacStageParams,
-        w_rcohwi: NDArray[np.int64],
+        w_rcohwi: NDArray[np.int64] | None,
         b_rco: NDArray[np.int64],
         m_o: NDArray[np.int64],
         positive_o: NDArray[np.int64] | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -120,32 +121,35 @@ class RequantizerParams:
         positive: ArrayLike | None = None,
         negative: ArrayLike | None = None,
     ) -> Requantizer:
-        return Requantizer(self, multipliers, biases, positive, negative)
+        """Constants are ``biases[class][word]``, the others ``[word]``, or ``[class][word]`` with ``by_class``."""
+        if (positive is None) == self.split or (negative is None) == self.split:
+            raise ValueError("positive and negative must be given if split, and only then")
+        depth, place = self.factor_table.depth_words, self.multiplier_bits
+        factors = _words("multipliers", multipliers, depth, range(1 << self.multiplier_bits))
+        for name, offsets in (("positive", positive), ("negative", negative)):
+            if offsets is not None:
+                bound = 1 << self.offset_bits - 1
+                words = _words(name, offsets, depth, range(-bound, bound))
+                factors = [factor | (word % (2 * bound)) << place for factor, word in zip(factors, words, strict=True)]
+                place += self.offset_bits
+        mask = (1 << self.acc_bits) - 1  # a bias may be wider than the sums with and without it
+        return Requantizer(self, factors, [int(bias) & mask for bias in np.ravel(biases)])
+
+
+def _words(name: str, values: ArrayLike, count: int, limits: range) -> list[int]:
+    words: list[int] = np.ravel(np.asarray(values, dtype=np.int64)).tolist()
+    if len(words) != count or not all(word in limits for word in words):
+        raise ValueError(f"{name} must be {count} integers from {limits[0]} to {limits[-1]}, not {words!r}")
+    return words
 
 
 class Requantizer(wiring.Component):
-    """See `RequantizerParams`; ``biases[class][word]``, the others ``[word]``, or ``[class][word]`` with ``by_class``."""
+    """See `RequantizerParams`; the words of its two tables, unsigned."""
 
-    def __init__(
-        self,
-        params: RequantizerParams,
-        multipliers: ArrayLike,
-        biases: ArrayLike,
-        positive: ArrayLike | None = None,
-        negative: ArrayLike | None = None,
-    ) -> None:
-        if (positive is None) == params.split or (negative is None) == params.split:
-            raise ValueError("positive and negative must be given if split, and only then")
+    def __init__(self, params: RequantizerParams, factors: Sequence[int], biases: Sequence[int]) -> None:
         self.params = params
-        depth, bits = params.factor_table.depth_words, params.offset_bits
-        self.factors = _constants("multipliers", multipliers, depth, params.multiplier_bits, signed=False)
-        for name, offsets, place in (("positive", positive, 0), ("negative", negative, bits)):
-            if offsets is not None:
-                words = _constants(name, offsets, depth, bits, signed=True)
-                place += params.multiplier_bits
-                self.factors = [factor | word << place for factor, word in zip(self.factors, words, strict=True)]
-        mask = (1 << params.acc_bits) - 1  # a bias may be wider than the sums with and without it
-        self.biases = [int(bias) & mask for bias in np.asarray(biases).reshape(-1)]
+        self.factors = factors
+        self.biases = biases
         super().__init__(
             {
                 "i_valid": In(1),
@@ -284,12 +288,3 @@ class Requantizer(wiring.Component):
         with m.Elif(left != 0):
             m.d.sync += left.eq(left - 1)
         return high, low, done
-
-
-def _constants(name: str, values: ArrayLike, count: int, bits: int, *, signed: bool) -> list[int]:
-    """The words of a table, in two's complement."""
-    words: list[int] = np.asarray(values, dtype=np.int64).reshape(-1).tolist()
-    low, high = (-1 << bits - 1, (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
-    if len(words) != count or not all(low <= word <= high for word in words):
-        raise ValueError(f"{name} must be {count} integers from {low} to {high}, not {words!r}")
-    return [word & ((1 << bits) - 1) for word in words]

@@ -192,20 +192,20 @@ class WindowParams:
 
     def _settled_cycles(self, rows: int) -> int:
         """Cycles of some frames with a ring of so many rows, to the cycle, if the input never pauses; they may take turns."""
+        row_cycles, row_beats, row_steps = self.row_cycles, self.width * self.beats, self.out_width * self.ii
         stored: list[int] = []
         freed: list[int] = []
-        starts = [-self.row_cycles]
+        starts = [-row_cycles]
         needed = -self.unread_rows
-        for n in range(2 * SETTLED_FRAMES * self.out_height):
-            needed += self.claims[n % self.out_height]
+        for claimed, released in list(zip(self.claims, self.releases, strict=True)) * (2 * SETTLED_FRAMES):
+            needed += claimed
             while len(stored) < needed:
                 opens = stored[-1] + 1 if stored else 0
                 if len(stored) >= rows:
                     opens = max(opens, freed[len(stored) - rows] + 2)
-                stored.append(opens + self.width * self.beats - 1)
-            starts.append(max(starts[-1] + self.row_cycles, stored[needed - 1] + 2))
-            last_step = starts[-1] + self.out_width * self.ii
-            freed += [last_step] * self.releases[n % self.out_height]
+                stored.append(opens + row_beats - 1)
+            starts.append(max(starts[-1] + row_cycles, stored[needed - 1] + 2))
+            freed += [starts[-1] + row_steps] * released
         return starts[-1] - starts[-1 - SETTLED_FRAMES * self.out_height]
 
     def needed_rows(self, row: int) -> int:

@@ -39,11 +39,11 @@ from convfold.compiler.graph import (
     Upsample,
     window_extent,
 )
-from convfold.compiler.numbers import MAX_ACCUMULATOR, IntArray, RealArray, accumulator_range
+from convfold.compiler.numbers import MAX_ACCUMULATOR, IntArray, accumulator_range
 from convfold.compiler.rounding import add_requantizer, mean_requantizer, requantizer_of
 
-AnyArray = TypeVar("AnyArray", IntArray, RealArray, NDArray[np.float32] | NDArray[np.float64])
-FloatArray = NDArray[np.float32] | NDArray[np.float64]
+FloatArray = NDArray[np.floating]
+AnyArray = TypeVar("AnyArray", IntArray, FloatArray)
 Rule = Callable[..., IntArray]
 """``rule(graph, node, *inputs)`` makes the node's tensor."""
 
@@ -86,7 +86,7 @@ def qconv2d(graph: Graph, node: QConv2D, x_raw: IntArray) -> IntArray:
     ]
     y_raw = np.empty((len(x_raw), height, width, channels), dtype=np.int64)
     for images in _slices(len(x_raw), _WORDS // (height * width * kh * kw * reads * node.groups)):
-        x_real = x_raw[images].astype(exact)
+        x_real: FloatArray = x_raw[images].astype(exact)
         windows = _windows(x_real, (kh, kw), node.stride, node.padding, source.zero_point, node.dilation)
         for rows, cols, w_ohwi, b_o in regions:
             acc = sums_of(windows[:, rows, cols], w_ohwi, node.groups).astype(np.int64) + b_o

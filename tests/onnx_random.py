@@ -17,8 +17,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from convfold.compiler.importers.onnx_quantized import _window_counts
 from convfold.compiler.importers.ort_math import average_is_sure
+from convfold.compiler.importers.quantized_pools import window_counts
 from convfold.compiler.numbers import Format
 
 MICROSOFT = "com.microsoft"
@@ -157,18 +157,20 @@ class Writer:
             inputs = [*self.triple(x), self.array(raw), steps, points]
             made = Tensor("", dims, scale, zero)
             if op == "Gemm":
-                return self.result("QGemm", [*inputs, self.array(bias) if bias is not None else ""], dims, scale, zero, **attributes)
+                last = self.array(bias) if bias is not None else ""
+                return self.result("QGemm", [*inputs, last], dims, scale, zero, **attributes)
             if bias is None or op == "MatMul":
                 return self.result(f"QLinear{op}", inputs, dims, scale, zero, **attributes)
             names = self.node(f"QLinear{op}", [*inputs, *self.params(made), self.array(bias)], **attributes)
             return Tensor(names[0], dims, scale, zero)
-        extra = {} if whole else {"axis": axis}
+        extra: dict[str, Any] = {} if whole else {"axis": axis}
         inputs = [self.real(x), self.node("DequantizeLinear", [self.array(raw), steps, points], **extra)[0]]
         if bias is not None:
             bias_scales = (x.scale * scales).astype(np.float32)
             none = self.array(np.zeros((), np.int32) if whole else np.zeros(scales.shape, np.int32))
             arrays = [self.array(bias), self.array(bias_scales.reshape(()) if whole else bias_scales), none]
-            inputs.append(self.node("DequantizeLinear", arrays, **({} if whole else {"axis": 0}))[0])
+            along: dict[str, Any] = {} if whole else {"axis": 0}
+            inputs.append(self.node("DequantizeLinear", arrays, **along)[0])
         real = self.node(op, inputs, **attributes)[0]
         if zero == self.limits.min and self.chance(0.5):
             real = self.node("Relu", [real])[0]
@@ -246,7 +248,9 @@ class Writer:
         return Tensor(self.node("Pad", [x.name, pads, fill])[0], dims, x.scale, x.zero)
 
     def cut(self, x: Tensor) -> Tensor | None:
-        starts, ends, axes = [], [], []
+        starts: list[int] = []
+        ends: list[int] = []
+        axes: list[int] = []
         dims = list(x.dims)
         for axis in range(1, len(dims)):
             if self.chance(0.5) and dims[axis] > 1:
@@ -330,7 +334,7 @@ class Writer:
         zero = self.zero()
         pairs = [*zip(begin, end, strict=True), (0, 0)]
         sizes, kernels, strides = (((*v, 1)[0], (*v, 1)[1]) for v in (size, kernel, stride))
-        windows = _window_counts(sizes, kernels, strides, (pairs[0], pairs[1]), counts)
+        windows = window_counts(sizes, kernels, strides, (pairs[0], pairs[1]), counts)
         for _ in range(20):
             scale = self.scale(float(x.scale) * 0.8)
             bits, signed = 8, self.kind is np.int8
@@ -339,7 +343,8 @@ class Writer:
                 break
         else:
             return None
-        attributes = {"kernel_shape": kernel, "strides": stride, "pads": [*begin, *end], "count_include_pad": int(counts)}
+        attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": stride, "pads": [*begin, *end]}
+        attributes["count_include_pad"] = int(counts)
         dims = (*x.dims[:2], *made)
         if not self.qdq():
             return self.result("QLinearAveragePool", self.triple(x), dims, scale, zero, **attributes)
@@ -466,8 +471,8 @@ def _finished(w: Writer, live: list[Tensor], floats: bool, first: Tensor, kind: 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """onnxruntime with its default optimizations, on one thread.
 
-    On x86-64 it turns some int8 tensors of a QDQ network into uint8 unless told that int8 is allowed, and then leaves operators
-    that read both to float32, which can round a tie otherwise. ``qdqisint8allowed``, its default elsewhere, keeps them integers.
+    On x86-64 it turns some int8 tensors of a QDQ network into uint8 unless told that int8 is allowed, and then leaves
+    operators that read both to float32, which can round a tie otherwise. ``qdqisint8allowed`` keeps them integers.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -1,4 +1,4 @@
-"""Random int8 TensorFlow Lite networks of all operators that are imported, with branches and residuals."""
+"""Random TensorFlow Lite networks of all operators that are imported, int8 or float, with branches and residuals."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Net:
     """A network in the making. Operators read any tensor made so far; what nobody reads becomes an output."""
 
     rng: np.random.Generator
+    real: bool = False
     writer: Writer = field(default_factory=Writer)
     made: list[int] = field(default_factory=list)
 
@@ -28,7 +29,7 @@ class Net:
 
     def format(self, index: int) -> tuple[float, int]:
         tensor: Tensor = self.writer.tensors[index]
-        return tensor.scales[0], tensor.zero_points[0]
+        return (tensor.scales[0], tensor.zero_points[0]) if tensor.scales else (0.05, 0)
 
     def any_scale(self, near: float = 0.05) -> float:
         return float32(near * 2.0 ** self.rng.uniform(-1.5, 1.5))
@@ -37,11 +38,20 @@ class Net:
         return int(self.rng.choice([-128, 0, 127, self.rng.integers(-128, 128)], p=[0.3, 0.2, 0.05, 0.45]))
 
     def activation(self, shape: Sequence[int], near: float = 0.05) -> int:
-        return self.writer.tensor(shape, self.any_scale(near), self.any_point())
+        return self.tensor(shape, self.any_scale(near), self.any_point())
+
+    def tensor(self, shape: Sequence[int], scale: float, zero_point: int) -> int:
+        return self.writer.tensor(shape, scale, zero_point, "FLOAT32" if self.real else "INT8")
+
+    def constant(self, raw: NDArray[np.int64], scale: float, zero_point: int) -> int:
+        """An operand from 8-bit numbers: in a float network their real values."""
+        if self.real:
+            return self.writer.constant((raw - zero_point) * scale, "FLOAT32")
+        return self.writer.constant(raw, "INT8", [scale], [zero_point])
 
     def like(self, index: int, shape: Sequence[int]) -> int:
         """A tensor in the format of another."""
-        return self.writer.tensor(shape, *self.format(index))
+        return self.tensor(shape, *self.format(index))
 
     def ints(self, *values: int) -> int:
         return self.writer.constant(values, "INT32")
@@ -63,6 +73,8 @@ class Net:
 
     def weights(self, shape: Sequence[int], outputs: int, axis: int) -> tuple[int, tuple[float, ...]]:
         w = self.rng.integers(-127, 128, shape)
+        if self.real:
+            return self.writer.constant(w / (64 * (w.size / outputs) ** 0.5), "FLOAT32"), (1.0,)
         base = self.any_scale(0.01)
         scales = tuple(float32(base * f) for f in self.rng.uniform(0.3, 3, outputs)) if self.flag(0.7) else (base,)
         return self.writer.constant(w, "INT8", scales, axis=axis), scales
@@ -70,6 +82,8 @@ class Net:
     def bias(self, outputs: int, taps: int, x_scale: float, scales: tuple[float, ...]) -> int:
         reach = 2000 * max(1, int(taps**0.5))
         b = self.rng.integers(-reach, reach + 1, outputs)
+        if self.real:
+            return self.writer.constant(b / reach, "FLOAT32")
         return self.writer.constant(b, "INT32", [float32(x_scale * scale) for scale in scales])
 
     def result_scale(self, taps: int, x_scale: float, scales: tuple[float, ...]) -> float:
@@ -132,7 +146,7 @@ def transposed(net: Net, x: int) -> int | None:
     _, height, width, channels = net.shape(x)
     kh, kw, stride, padding, outputs = net.number(1, 4), net.number(1, 4), net.number(1, 3), net.number(0, 1), net.number(1, 4)
     rows, cols = (size * stride if padding == SAME else (size - 1) * stride + k for size, k in ((height, kh), (width, kw)))
-    if rows * cols * outputs > 2000 or max(kh, kw) < stride and padding == SAME:
+    if rows * cols * outputs > 2000 or (max(kh, kw) < stride and padding == SAME):
         return None
     w, scales = net.weights((outputs, kh, kw, channels), outputs, 0)
     taps = max(1, kh * kw * channels // stride**2)
@@ -149,6 +163,8 @@ def _twin(net: Net, x: int) -> int:
     twins = [other for other in net.made if net.shape(other) == net.shape(x) and other != x]
     if twins and net.flag(0.8):
         return int(net.rng.choice(twins))
+    if net.real:
+        return net.add("RELU", [x], net.like(x, net.shape(x)))
     return net.add("QUANTIZE", [x], net.activation(net.shape(x), net.format(x)[0]))
 
 
@@ -158,7 +174,7 @@ def _second(net: Net, x: int) -> int:
         return _twin(net, x)
     shape = (net.shape(x)[3],) if net.flag() else (1, 1, 1, 1)
     scale, point = net.any_scale(net.format(x)[0]), net.any_point()
-    return net.writer.constant(net.rng.integers(-128, 128, shape), "INT8", [scale], [point])
+    return net.constant(net.rng.integers(-128, 128, shape), scale, point)
 
 
 def _binary(kind: str) -> Callable[[Net, int], int | None]:
@@ -225,14 +241,14 @@ def _function(kind: str) -> Callable[[Net, int], int | None]:
         if kind == "RELU6":
             return net.add(kind, [x], net.like(x, shape))
         if kind == "LOGISTIC":
-            return net.add(kind, [x], net.writer.tensor(shape, 1 / 256, -128))
+            return net.add(kind, [x], net.tensor(shape, 1 / 256, -128))
         if kind == "TANH":
-            return net.add(kind, [x], net.writer.tensor(shape, 1 / 128, 0))
+            return net.add(kind, [x], net.tensor(shape, 1 / 128, 0))
         near = net.format(x)[0]
         y = net.activation(shape, near * (1.5 if kind == "HARD_SWISH" else 1))
         if kind == "PRELU":
             slopes = net.rng.integers(-128, 128, (1, 1, shape[3]))
-            alpha = net.writer.constant(slopes, "INT8", [net.any_scale(0.01)], [net.any_point()])
+            alpha = net.constant(slopes, net.any_scale(0.01), net.any_point())
             return net.add(kind, [x, alpha], y)
         if kind == "LEAKY_RELU":
             return net.add(kind, [x], y, Alpha=float(net.rng.uniform(-0.5, 1.5)))
@@ -323,14 +339,16 @@ def pad(net: Net, x: int) -> int | None:
     if net.flag():
         return net.add("PAD", [x, pads], y)
     scale, point = net.format(x)
-    value = net.writer.constant([net.number(-128, 127)], "INT8", [scale], [point])
+    value = net.constant(np.array([net.number(-128, 127)]), scale, point)
     return net.add("PADV2", [x, pads, value], y)
 
 
 def reshape(net: Net, x: int) -> int | None:
     _, height, width, channels = net.shape(x)
     shape = (1, width, height, channels) if net.flag() else (1, 1, 1, height * width * channels)
-    return None if shape[3] > 24 else net.add("RESHAPE", [x, net.ints(*shape)], net.like(x, shape))
+    if shape[3] > 24 or shape == net.shape(x):
+        return None
+    return net.add("RESHAPE", [x, net.ints(*shape)], net.like(x, shape))
 
 
 OPERATORS: Mapping[str, Callable[[Net, int], int | None]] = {
@@ -366,13 +384,20 @@ OPERATORS: Mapping[str, Callable[[Net, int], int | None]] = {
 }
 
 
-def random_network(rng: np.random.Generator, count: int, operators: Sequence[str] = tuple(OPERATORS)) -> tuple[bytes, int]:
+REAL_OPERATORS = tuple(name for name in OPERATORS if name != "quantize")
+"""Those of float networks."""
+
+
+def random_network(rng: np.random.Generator, count: int, operators: Sequence[str] = (), real: bool = False) -> tuple[bytes, int]:
     """A file with ``count`` operators or a few more, and how many outputs it has."""
-    net = Net(rng)
+    net = Net(rng, real)
+    operators = operators or (REAL_OPERATORS if real else tuple(OPERATORS))
     height, width, channels = net.number(3, 9), net.number(3, 9), net.number(1, 8)
     source = net.activation((1, height, width, channels))
     net.made.append(source)
-    while len(net.made) <= count:
+    for _ in range(20 * count):
+        if len(net.made) > count:
+            break
         recent = net.made[-3:] if net.flag(0.7) else net.made
         y = OPERATORS[str(rng.choice(list(operators)))](net, int(rng.choice(recent)))
         if y is not None and int(np.prod(net.shape(y))) <= 4000:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -98,10 +97,10 @@ class Writer:
 
     def write(self, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
         """The whole file."""
-        return _File(self).write(inputs, outputs)
+        return File(self).write(inputs, outputs)
 
 
-class _File:
+class File:
     """One file in the making: flatbuffers are written from the leaves up."""
 
     def __init__(self, writer: Writer) -> None:
@@ -196,7 +195,3 @@ class _File:
 def float32(value: float) -> float:
     """The nearest number in single precision, as files hold it."""
     return float(np.float32(value))
-
-
-def elements(shape: Sequence[int]) -> int:
-    return math.prod(shape)

@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 from ..errors import CompileError, quote
 from ..graph import Array, Graph, Node, Padding, Shape, Softmax, node_shape
 from ..numbers import RealArray
-from ..passes.rewrite import fresh_name
 from ..spec import LARGEST
-from ..verify import MAX_ELEMENTS, SPEC, legal_name, verify
+from ..verify import MAX_ELEMENTS, MAX_NAME, SPEC, legal_name, verify
 
-MAX_MODEL_BYTES = 1 << 28
+MAX_MODEL_BYTES = 1 << 27
 """Bytes of a model file, and of all external data of one model."""
 
 MAX_NODES = 1 << 14
 """Nodes of a model. Nothing near it fits a chip."""
 
-MAX_WEIGHTS = 1 << 26
-"""Numbers in all weights together: 512 MiB as float64."""
+MAX_WEIGHTS = 1 << 25
+"""Numbers in all weights together: 256 MiB as float64."""
 
 DEFAULT_RANGE = (-1.0, 1.0)
 """The limits of the real inputs where nobody tells."""
@@ -185,11 +184,20 @@ class Builder:
         self.nodes: list[Node] = []
         self.weights: dict[str, Array] = {}
         self.shapes: dict[str, Shape] = {}
-        self.taken: set[str] = set()
+        self.made: dict[str, Node] = {}
+        self.taken: dict[str, int] = {}
 
     def fresh(self, text: str) -> str:
-        """A legal name near to ``text`` that no tensor has yet. It is then taken."""
-        return fresh_name(text or "tensor", self.taken)
+        """A legal name near to ``text``, unlike all others even without regard to case. It is then taken."""
+        first = legal_name(text or "tensor")
+        name, number = first, self.taken.get(first.lower(), 0)
+        while name.lower() in self.taken:
+            number += 1
+            end = f"_{number + 1}"
+            name = legal_name(f"{first[: MAX_NAME - len(end)]}{end}")
+        self.taken[first.lower()] = number
+        self.taken.setdefault(name.lower(), 0)
+        return name
 
     def add(self, node: Node, **arrays: Array) -> str:
         """Append a node with its arrays; its name, which must come from `fresh`.
@@ -200,6 +208,7 @@ class Builder:
         shape = node_shape(node, tuple(self.shapes[name] for name in node.inputs), {**parts})
         checked_size(node.source, "the output", shape)
         self.nodes.append(node)
+        self.made[node.name] = node
         self.weights |= parts
         self.shapes[node.name] = shape
         return node.name

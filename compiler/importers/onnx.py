@@ -22,7 +22,10 @@ def read_onnx(path: Path, input_range: tuple[float, float] | None = None) -> Gra
         from .onnx_float import import_float
         from .onnx_load import load_onnx
         from .onnx_quantized import is_quantized, read_quantized
+        from .qonnx import is_qonnx, read_qonnx
     model = load_onnx(path)
     if is_quantized(model):
         return read_quantized(model, source)
+    if is_qonnx(model):
+        return read_qonnx(model, source, input_range)
     return import_float(model, legal_name(path.stem), source, input_range)

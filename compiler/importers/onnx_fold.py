@@ -49,7 +49,7 @@ def fold_node(
         return None
     try:
         size = _size(node.op_type, [inputs[name] for name in node.input if name])
-    except ValueError:  # shapes that do not broadcast, or numbers that are none
+    except (ValueError, IndexError, OverflowError):  # shapes that do not broadcast, or a missing input
         return None
     return _run(node, inputs, opset) if size <= max(MAX_FOLDED, *(array.size for array in inputs.values())) else None
 

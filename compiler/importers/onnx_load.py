@@ -21,6 +21,7 @@ from ..errors import CompileError, quote
 from ..verify import MAX_ELEMENTS, MAX_STEP
 from .common import MAX_MODEL_BYTES, MAX_NODES, MAX_WEIGHTS, checked_size, one_line, printable, read_file
 from .onnx_fold import fold_node
+from .onnx_wire import check_wire
 
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)
 """The versions of ONNX's own operators that are understood."""
@@ -48,6 +49,7 @@ def load_onnx(path: Path) -> ModelProto:
     """
     source = printable(path.name)
     model = _parse(read_file(path), source)
+    _check_text(model, source)
     _check_header(model, source)
     _embed(model, path, source)
     _check_tensors(model, source)
@@ -87,7 +89,8 @@ def _value(attribute: AttributeProto) -> object:
 
 def opset(model: ModelProto) -> int:
     """The version of ONNX's own operators that a loaded model uses."""
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    (version,) = (int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return version
 
 
 def describe(node: NodeProto) -> str:
@@ -103,10 +106,25 @@ def describe(node: NodeProto) -> str:
 def _parse(data: bytes, source: str) -> ModelProto:
     model = ModelProto()
     try:
+        check_wire(data)
         model.ParseFromString(data)
     except Exception as error:  # whatever a damaged file does to protobuf
         raise CompileError(source, f"is not an ONNX model: {one_line(error)}", "export the model again") from error
     return model
+
+
+def _check_text(model: ModelProto, source: str) -> None:
+    """All names are text: protobuf hands out those that are not UTF-8 as bytes."""
+    graph = model.graph
+    texts: list[object] = [entry.domain for entry in model.opset_import]
+    texts += [one.name for part in (graph.input, graph.output, graph.value_info) for one in part]
+    for node in graph.node:
+        texts += (node.name, node.op_type, node.domain, *node.input, *node.output)
+        texts += [attribute.name for attribute in node.attribute]
+    for tensor in _tensors(model):
+        texts += (tensor.name, *(text for entry in tensor.external_data for text in (entry.key, entry.value)))
+    if not all(isinstance(text, str) for text in texts):
+        raise CompileError(source, "holds names that are no text", "export the model again")
 
 
 def _check_header(model: ModelProto, source: str) -> None:
@@ -161,9 +179,13 @@ def _check_length(tensor: TensorProto) -> None:
 def _check_nodes(model: ModelProto, source: str) -> None:
     """Every tensor is made once, before it is read, and every count is one."""
     made = {one.name for one in model.graph.input} | {one.name for one in model.graph.initializer}
+    version = opset(model)
     for node in model.graph.node:
         where = f"{source}: {describe(node)}"
+        _check_form(node, version, where)
         for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR and not attribute.HasField("t"):
+                raise CompileError(where, f"{quote(attribute.name)} holds no tensor", "export the model again")
             if attribute.name in SIZES:
                 _check_counts(attribute, where)
         for name in node.input:
@@ -180,6 +202,27 @@ def _check_nodes(model: ModelProto, source: str) -> None:
     for output in model.graph.output:
         if output.name not in made:
             raise CompileError(source, f"output {quote(output.name)} is made by no node", "export the model again")
+
+
+def _check_form(node: NodeProto, version: int, where: str) -> None:
+    """One of ONNX's own operators has as many inputs and outputs, and attributes of the kinds, as ONNX says."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, "") if node.domain in ("", "ai.onnx") else None
+    except onnx.defs.SchemaError:  # unknown in this opset: the importer refuses it by name
+        schema = None
+    if schema is None:
+        return
+    for what, names, least, most in (
+        ("inputs", node.input, schema.min_input, schema.max_input),
+        ("outputs", node.output, schema.min_output, schema.max_output),
+    ):
+        if not least <= len(names) <= most:
+            limits = str(least) if least == most else f"{least} to {most}" if most < MAX_NODES else f"{least} or more"
+            raise CompileError(where, f"must have {limits} {what}, not {len(names)}", "export the model again")
+    for attribute in node.attribute:
+        stated = schema.attributes.get(attribute.name)
+        if stated is not None and int(stated.type) != attribute.type:
+            raise CompileError(where, f"attribute {quote(attribute.name)} is not of ONNX's type", "export the model again")
 
 
 def _check_counts(attribute: AttributeProto, where: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,10 +14,12 @@ from ..graph import (
     Array,
     ChannelShuffle,
     Conv2D,
+    Crop,
     DepthOrder,
     DepthToSpace,
     Flatten,
     Node,
+    Padding,
     Pair,
     Reshape,
     Shape,
@@ -25,11 +27,15 @@ from ..graph import (
     Upsample,
 )
 from ..numbers import RealArray
-from .common import Builder, finite
-from .onnx_layout import Dims, Factor, Factors, Refusal, Value, image_order, in_order, merged, product, same_layout, value_of
+from .common import Builder, finite, nonzero
+from .onnx_layout import Dims, Factors, Refusal, Value, image_order, in_order, merged, product, same_layout, value_of
 
 Constant = NDArray[Any]
 Tensor = Value | Constant
+
+Result = Tensor | Sequence[Tensor]
+Handler = Callable[["Net", "Op"], Result]
+"""What makes nodes of an ONNX node; a sequence holds one value an output."""
 
 MAX_SPREAD = 1 << 20
 """Samples up to which a constant may have a number of its own for each."""
@@ -86,7 +92,7 @@ class Op:
         if array is None:
             return None
         if array.size != 1 or array.dtype.kind not in "iuf" or np.isnan(array).any():
-            raise CompileError(self.source, f"input {index} must be one number, not {quote(array.tolist())}", EXPORT)
+            raise Refusal(f"input {index} must be one number, not {quote(array.reshape(-1)[:8].tolist())}", EXPORT)
         return float(array.reshape(())[()])
 
     def list(self, index: int) -> Dims | None:
@@ -122,6 +128,14 @@ class Op:
             raise CompileError(self.source, f"{name} must be a string, not {quote(value)}", "export the model again")
         return value
 
+    def axes(self, axes: Dims | None, rank: int) -> Dims:
+        """Axes counted from 0, all different."""
+        counted = tuple(axis + rank if axis < 0 else axis for axis in axes or ())
+        if not all(0 <= axis < rank for axis in counted) or len(set(counted)) != len(counted):
+            message = f"axes must be different ones of {rank}, not {list(axes or ())[:8]}"
+            raise CompileError(self.source, message, "export the model again")
+        return counted
+
     def listed(self, name: str, index: int) -> Dims | None:
         """Whole numbers that older opsets hold in an attribute and newer ones in an input."""
         return self.list(index) if len(self.inputs) > index and self.inputs[index] is not None else self.integers(name)
@@ -141,12 +155,21 @@ class Net:
         inputs: Sequence[str],
         arrays: Mapping[str, Array] | None = None,
         part: str = "",
-        **fields: object,
+        **fields: Any,
     ) -> str:
         """A node for ``op``, its name that of the operation, and ``part`` where it is only a part of it."""
         name = self.builder.fresh(f"{op.label}_{part}" if part else op.label)
         node = kind(name=name, inputs=tuple(inputs), source=op.source, **fields)
         return self.builder.add(node, **(arrays or {}))
+
+    def made(self, tensor: str) -> Node:
+        """The node that makes a tensor."""
+        return self.builder.made[tensor]
+
+    def scales(self, node: Node, scale: float, bias: float) -> bool:
+        """Whether a node is ``scale · x + bias``, as far as float32 tells."""
+        arrays = (self.builder.weights.get(f"{node.name}.{part}", np.array(np.inf)) for part in ("scale", "bias"))
+        return all(np.abs(array - number).max() <= 1e-6 for array, number in zip(arrays, (scale, bias), strict=True))
 
     def shape(self, value: Value) -> Shape:
         return self.builder.shapes[value.tensor]
@@ -174,6 +197,17 @@ class Net:
         if not in_order(value, image_order(rank)):
             value = self._moved(op, merged(value))
         return self.shaped(op, value, image_shape(value.dims))
+
+    def spatial(self, op: Op, value: Value) -> tuple[Value, int]:
+        """The value as a map with rows (and columns), and its rank."""
+        x = self.image(op, value)
+        if len(x.axes) < 3:
+            raise Refusal("its input is no map", "use N,C,L or N,C,H,W")
+        return x, len(x.axes)
+
+    def cropped(self, op: Op, tensor: str, cropping: Padding, part: str = "") -> str:
+        """The tensor less some rows and columns; itself where none are."""
+        return self.emit(op, Crop, [tensor], part=part, cropping=cropping) if nonzero(cropping) else tensor
 
     def oriented(self, op: Op, value: Value) -> tuple[Value, Dims]:
         """The value as a map, and which axis of ``N,C,H,W`` each of its own is: channels may stand last."""
@@ -295,6 +329,3 @@ def _to_depth(stream: Factors, channels: Factors, rows: Factors, cols: Factors) 
                     shape = product(rows + r), product(cols + s), product(c)
                     moves.append((SpaceToDepth, (product(r), product(s)), order, shape))
     return moves
-
-
-__all__ = ["Constant", "Factor", "Net", "Op", "Tensor", "image_shape"]

@@ -40,7 +40,7 @@ def every_raw(form: Format) -> IntArray:
 
 def clip_raw(raw: NDArray[np.floating], form: Format) -> IntArray:
     """Rounded reals as integers of a format."""
-    return np.clip(raw, form.min_raw, form.max_raw).astype(np.int64)
+    return np.asarray(np.clip(raw, form.min_raw, form.max_raw), dtype=np.int64)
 
 
 def dequantize(x_raw: IntArray, form: Format) -> Floats:
@@ -84,7 +84,7 @@ def _sigmoid(x: Floats) -> Floats:
         *(1.70198817374094e-03, 1.16817656904453e-01, 9.93151921023180e-01),
     )
     ratio = _polynomial(v * v, above) * v / _polynomial(v * v, below)
-    return np.clip(ratio + np.float32(0.5), np.float32(0), np.float32(1))
+    return np.asarray(np.clip(ratio + np.float32(0.5), np.float32(0), np.float32(1)))
 
 
 def _tanh(x: Floats) -> Floats:
@@ -98,7 +98,7 @@ def _tanh(x: Floats) -> Floats:
 
 
 def _hard_sigmoid(x: Floats, alpha: float, beta: float) -> Floats:
-    return np.clip(np.float32(alpha) * x + np.float32(beta), np.float32(0), np.float32(1))
+    return np.asarray(np.clip(np.float32(alpha) * x + np.float32(beta), np.float32(0), np.float32(1)))
 
 
 _EXACT: Mapping[str, Callable[..., Floats]] = {

@@ -25,6 +25,26 @@ DEFAULT_RANGE = (-1.0, 1.0)
 """The range of a float network's input when none is given. Quantized ones say it themselves."""
 
 INTEGERS = ("INT8", "UINT8", "INT16")
+NEAREST: Mapping[str, str] = {
+    "ABS": "use PRELU with slopes of -1",
+    "BATCH_MATMUL": "use FULLY_CONNECTED",
+    "DIV": "use MUL by the inverse",
+    "ELU": "use LEAKY_RELU",
+    "GATHER": "use SLICE or SPLIT",
+    "GELU": "use HARD_SWISH",
+    "LOG_SOFTMAX": "use SOFTMAX",
+    "MAXIMUM": "use RELU or PRELU",
+    "MINIMUM": "use RELU6",
+    "MIRROR_PAD": "use PAD",
+    "PACK": "use CONCATENATION",
+    "RELU_N1_TO_1": "use RELU6, or fuse it into the layer in front",
+    "RESIZE_BILINEAR": "use RESIZE_NEAREST_NEIGHBOR",
+    "SQUARED_DIFFERENCE": "use SUB and MUL",
+    "SUM": "use MEAN",
+    "UNPACK": "use SPLIT",
+}
+"""The nearest operators that can be imported."""
+
 OTHER_SCALES = "export it with other scales"
 
 SHAPED = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
@@ -142,8 +162,8 @@ def _rule(call: Call) -> Rule:
     rules: Mapping[str, Rule] = REAL if call.state.real else INTEGER | {"DEQUANTIZE": _dequantize, "QUANTIZE": _quantize}
     if call.kind not in rules:
         kind = "float" if call.state.real else "int8"
-        known = ", ".join(sorted(rules))
-        raise Refused(f"{call.kind} is not supported in {kind} networks", f"use {known}")
+        nearest = NEAREST.get(call.kind, "compute it outside the network")
+        raise Refused(f"{call.kind} is not supported in {kind} networks", nearest)
     return rules[call.kind]
 
 

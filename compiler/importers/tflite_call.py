@@ -18,8 +18,8 @@ from .tflite_file import Model, Operator, Tensor
 
 __all__ = ["ITEM_BYTES", "MAX_NUMBERS", "Call", "Refused", "State", "feature_map", "tensor_format"]
 
-MAX_NUMBERS = 1 << 24
-"""Numbers of all arrays that are made, an array counting as often as it is read: 128 MiB as int64."""
+MAX_NUMBERS = 1 << 23
+"""Numbers of all arrays that are made, an array counting as often as it is read: 64 MiB as int64."""
 
 DTYPES: Mapping[str, str] = {
     "FLOAT32": "<f4",

@@ -22,10 +22,13 @@ from .common import extra, printable, read_file
 __all__ = ["Model", "Operator", "Tensor", "read_model"]
 
 IDENTIFIER = b"TFL3"
+MAX_BYTES = 1 << 27
 MAX_TENSORS = 1 << 14
 MAX_OPERATORS = 1 << 12
 MAX_RANK = 8
 MAX_OPERANDS = 1 << 10
+MAX_READ = 1 << 20
+"""Numbers and letters that are read of all tables together: tables can share them, and so be larger than the file."""
 
 _WINDOW = ("Padding", "StrideH", "StrideW", "FusedActivationFunction")
 _DILATED = (*_WINDOW, "DilationHFactor", "DilationWFactor")
@@ -103,14 +106,13 @@ def read_model(path: Path) -> Model:
     with extra("tflite", source):
         import tflite
 
-    data = read_file(path)
+    data = read_file(path, MAX_BYTES)
     if data[4:8] != IDENTIFIER:
         message = f"is not a TensorFlow Lite model: bytes 4 to 7 must be {IDENTIFIER.decode()!r}, not {data[4:8]!r}"
         raise CompileError(source, message, "name a .tflite file")
     try:
         return _Parser(tflite, data, source, path.stem).model()
-    except (struct.error, IndexError, ValueError, OverflowError, TypeError, AttributeError) as error:
-        # An offset or a count of the file points out of it: the accessors fail in all of these ways.
+    except (struct.error, IndexError, ValueError, TypeError) as error:  # how the accessors fail, each for other offsets
         raise CompileError(source, "is a broken TensorFlow Lite file: an offset points outside it", "copy it again") from error
 
 
@@ -124,6 +126,7 @@ class _Parser:
         self.root = schema.Model.GetRootAs(data, 0)
         self.kinds = _words(schema.TensorType)
         self.operators = _words(schema.BuiltinOperator)
+        self.read = 0
 
     def model(self) -> Model:
         if self.root.SubgraphsLength() != 1:
@@ -156,21 +159,21 @@ class _Parser:
         kind = self.operators.get(number, f"operator {number}")
         if kind != "CUSTOM":
             return kind
-        return f"CUSTOM {printable((code.CustomCode() or b'').decode('utf-8', 'replace'))}"
+        return f"CUSTOM {printable(self._text(code.CustomCode()))}"
 
     def _tensor(self, index: int, tensor: Any) -> Tensor:
         data, fault = self._data(tensor)
         quantization = tensor.Quantization()
         scales, zero_points, axis = (), (), 0
         if quantization is not None:
-            scales = _numbers(quantization.ScaleAsNumpy(), float, MAX_TENSORS)
-            zero_points = _numbers(quantization.ZeroPointAsNumpy(), int, MAX_TENSORS)
+            scales = self._numbers(quantization.ScaleAsNumpy(), float)
+            zero_points = self._numbers(quantization.ZeroPointAsNumpy(), int)
             axis = quantization.QuantizedDimension()
         return Tensor(
             index,
-            (tensor.Name() or b"").decode("utf-8", "replace"),
+            self._text(tensor.Name()),
             self.kinds.get(tensor.Type(), f"type {tensor.Type()}"),
-            _numbers(tensor.ShapeAsNumpy(), int, MAX_RANK),
+            self._numbers(tensor.ShapeAsNumpy(), int, MAX_RANK),
             scales,
             zero_points,
             axis,
@@ -193,8 +196,8 @@ class _Parser:
 
     def _operator(self, index: int, operator: Any, codes: list[str]) -> Operator:
         kind = codes[operator.OpcodeIndex()]
-        inputs = _numbers(operator.InputsAsNumpy(), int, MAX_OPERANDS)
-        outputs = _numbers(operator.OutputsAsNumpy(), int, MAX_OPERANDS)
+        inputs = self._numbers(operator.InputsAsNumpy(), int, MAX_OPERANDS)
+        outputs = self._numbers(operator.OutputsAsNumpy(), int, MAX_OPERANDS)
         return Operator(index, kind, inputs, outputs, self._options(kind, operator))
 
     def _options(self, kind: str, operator: Any) -> Mapping[str, float] | None:
@@ -217,20 +220,29 @@ class _Parser:
         return operator
 
     def _known(self, indices: Any, count: int) -> tuple[int, ...]:
-        known = _numbers(indices, int, MAX_OPERANDS)
+        known = self._numbers(indices, int, MAX_OPERANDS)
         if not all(0 <= index < count for index in known):
             raise IndexError
         return known
 
+    def _numbers(self, vector: Any, convert: Callable[[Any], Any], most: int = MAX_TENSORS) -> tuple[Any, ...]:
+        """A vector as numbers; the accessors give 0 for one that is missing."""
+        if isinstance(vector, int):
+            return ()
+        if len(vector) > most:
+            raise IndexError
+        self._spend(len(vector))
+        return tuple(convert(number) for number in vector)
+
+    def _text(self, letters: bytes | None) -> str:
+        self._spend(len(letters or b""))
+        return (letters or b"").decode("utf-8", "replace")
+
+    def _spend(self, count: int) -> None:
+        self.read += count
+        if self.read > MAX_READ:
+            raise CompileError(self.source, f"its tables hold more than {MAX_READ} numbers and letters", "copy it again")
+
 
 def _words(enumeration: Any) -> dict[int, str]:
     return {number: word for word, number in vars(enumeration).items() if isinstance(number, int)}
-
-
-def _numbers(vector: Any, convert: Callable[[Any], Any], most: int) -> tuple[Any, ...]:
-    """A vector as numbers; the accessors give 0 for one that is missing."""
-    if isinstance(vector, int):
-        return ()
-    if len(vector) > most:
-        raise ValueError
-    return tuple(convert(number) for number in vector)

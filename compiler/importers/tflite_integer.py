@@ -53,9 +53,10 @@ def _add_layer(call: Call, layer: _Layer, suffix: str = "") -> str:
     w_ohwi = layer.w_ohwi
     b_o = layer.b_o - x.zero_point * w_ohwi.sum(axis=(1, 2, 3))
     m_o, s_o = (np.array(part, dtype=np.int64) for part in zip(*layer.multipliers, strict=True))
-    least = np.minimum(w_ohwi * x.min_raw, w_ohwi * x.max_raw).sum(axis=(1, 2, 3)) + b_o
-    most = np.maximum(w_ohwi * x.min_raw, w_ohwi * x.max_raw).sum(axis=(1, 2, 3)) + b_o
-    reach_o = np.maximum(abs(least), abs(most))
+    positive, negative = (part(w_ohwi, 0).sum(axis=(1, 2, 3)) for part in (np.maximum, np.minimum))
+    least_o = positive * x.min_raw + negative * x.max_raw + b_o
+    most_o = positive * x.max_raw + negative * x.min_raw + b_o
+    reach_o = np.maximum(abs(least_o), abs(most_o))
     if (s_o > 30).any() or (reach_o >> (31 - np.maximum(s_o, 0))).any():
         raise Refused("its accumulators overflow 32 bits", "export it with scales that follow from the weights")
     low, high = layer.limits

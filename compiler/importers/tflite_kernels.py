@@ -198,18 +198,18 @@ def tanh(x: Format) -> IntArray:
 
 
 def _inputs_q4(x: Format) -> list[int]:
-    """The samples as fixed point with 4 integer bits, those beyond its range cut to it."""
+    """The samples as fixed point with 4 integer bits, those beyond its range as zeros."""
     m, s, radius = _input_scaling(x)
-    inside = np.clip(_steps(x), 1 - radius, radius - 1)
-    return [int(value) for value in rescaled(inside, (m, s))]
+    steps = _steps(x)
+    return [int(value) for value in rescaled(np.where(abs(steps) < radius, steps, 0), (m, s if radius else 0))]
 
 
 def _input_scaling(x: Format) -> tuple[int, int, int]:
+    """The factor to 4 integer bits, and the sample that is the first out of their range."""
     m, s = quantize_multiplier(x.scale * (1 << 27))
-    radius = (15 << 27) >> s if 0 <= s <= 31 else 0
-    if radius < 1:
-        raise Unrepresentable("its input's scale is out of the kernel's range")
-    return m, s, radius
+    if s < 0:
+        raise Unrepresentable("its input's scale is below the kernel's range")
+    return m, s, (15 << 27) >> s
 
 
 def _saturating_function(x: Format, inside: Iterable[int]) -> IntArray:

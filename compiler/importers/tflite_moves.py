@@ -106,13 +106,15 @@ def _is_repeat(call: Call, size: int, wanted: int) -> bool:
 
 
 def broadcast(call: Call, name: str, shape: Shape) -> str:
-    """A single pixel, repeated over a whole map."""
-    if call.shape_of(name) == shape:
+    """A tensor as large as ``shape``: a single row or column is repeated over the map."""
+    size = call.shape_of(name)
+    if size == shape:
         return name
-    if call.shape_of(name) != (1, 1, shape[2]):
-        sizes = " and ".join("×".join(map(str, size)) for size in (call.shape_of(name), shape))
-        raise Refused(f"it combines {sizes}", "give both tensors one shape, or one of them a single pixel")
-    return call.add(Upsample(name=call.fresh("map"), inputs=(name,), source=call.source, factor=shape[:2]))
+    factor = shape[0] // size[0], shape[1] // size[1]
+    if any(size[axis] not in (1, shape[axis]) for axis in (0, 1)) or size[2] != shape[2]:
+        sizes = " and ".join("×".join(map(str, one)) for one in (size, shape))
+        raise Refused(f"it combines {sizes}", "give both tensors one shape, or one of them a single row, column or pixel")
+    return call.add(Upsample(name=call.fresh("map"), inputs=(name,), source=call.source, factor=factor))
 
 
 def max_pool(call: Call) -> tuple[str, ...]:

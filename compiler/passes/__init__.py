@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from ..graph import Graph
+from ..graph import Clip, Graph
 from ..verify import verify
 from .drop_clips import drop_clips
 from .drop_identities import drop_identities
@@ -60,7 +60,7 @@ def fold(graph: Graph, options: Options = DEFAULT) -> Graph:
             folded = verify(step(folded), stage=pass_name(step))
         news = folded.decisions[len(graph.decisions) :]
         taken = tuple(decision for decision in news if decision.taken)
-        proofs = any(decision.certificate for decision in (*taken, *(d for d in news if d.rule == "prune")))
+        proofs = any(isinstance(node, Clip) for node in folded.nodes) or any(decision.certificate for decision in taken)
         if not taken or not (proofs or options.fold == "interior"):
             return folded
         graph = replace(folded, decisions=(*graph.decisions, *taken))

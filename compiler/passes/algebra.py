@@ -139,11 +139,10 @@ def _moved(node: Pad | Crop | SpaceToDepth, in_shape: Shape) -> ConvMap:
     out_shape = node_shape(node, (in_shape,), {})
     channels, outputs = in_shape[2], out_shape[2]
     stride, padding, classes = (1, 1), ((0, 0), (0, 0)), BorderClasses()
-    b_rco = np.zeros((1, 1, outputs))
+    b_rco, w_ohwi = np.zeros((1, 1, outputs)), np.eye(outputs, channels)[:, None, None, :]
     match node:
         case Pad():
             padding = node.padding
-            w_ohwi = np.eye(channels)[:, None, None, :]
             if node.value:
                 rows, cols = (_inside(in_shape[axis], padding[axis]) for axis in (0, 1))
                 classes = BorderClasses(tuple(rows), tuple(cols))
@@ -462,9 +461,10 @@ def _footprint(graph: Graph, node: Linear) -> tuple[NDArray[np.bool_], NDArray[n
             stride, padding = node.stride, node.padding
         case Dense():
             taps = np.any(graph.weights[f"{node.name}.w"], axis=0).reshape(graph.shapes[node.inputs[0]])
-            taps_rchw, bias_rc = np.any(taps, axis=2)[None, None], np.any(graph.weights[f"{node.name}.b"])[None, None]
+            taps_rchw = np.any(taps, axis=2)[None, None]
+            bias_rc = np.full((1, 1), np.any(graph.weights[f"{node.name}.b"]))
         case BatchNorm() | ScaleBias():
-            bias_rc = np.any(scale_and_shift(graph, node)[1])[None, None]
+            bias_rc = np.full((1, 1), np.any(scale_and_shift(graph, node)[1]))
         case Pad() | Crop() | SpaceToDepth():
             conv = _moved(node, in_shape)
             taps_rchw, bias_rc = np.any(conv.w_rcohwi, axis=(2, 5)), np.any(conv.b_rco, axis=2)

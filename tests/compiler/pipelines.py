@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -52,6 +53,7 @@ class Seen:
 
 def hardware(params: StageParams) -> Any:
     """The component, its weights and tables all zero: times do not depend on them."""
+    anything: Any = params
     match params:
         case ConvParams() | DepthwiseParams() | DenseParams():
             core = params.conv if isinstance(params, DenseParams) else params
@@ -64,7 +66,7 @@ def hardware(params: StageParams) -> Any:
             return params.create(np.zeros((params.tables, 1 << params.in_bits), np.int64))
         case AddParams():
             return params.create(np.zeros(1 << params.a_bits, np.int64), np.zeros(1 << params.b_bits, np.int64))
-    return params.create()  # type: ignore[union-attr]
+    return anything.create()
 
 
 def simulate(
@@ -185,9 +187,11 @@ class Draft:
         while True:
             kernel = rng.randint(1, 3), rng.randint(1, 3)
             stride = (1, 1) if same else (rng.randint(1, 2), rng.randint(1, 2))
-            tops = [rng.randint(0, size - 1) for size in kernel]
-            ends = [size - 1 - top if same else rng.randint(0, size - 1) for size, top in zip(kernel, tops, strict=True)]
             parallel = rng.choice([(1, 1), (kernel[0], 1), kernel])
+            dilation = (1 if parallel[0] > 1 else rng.randint(1, 2), 1 if parallel[1] > 1 else rng.randint(1, 2))
+            most = [(size - 1) * apart for size, apart in zip(kernel, dilation, strict=True)]
+            tops = [rng.randint(0, size) for size in most]
+            ends = [size - top if same else rng.randint(0, size) for size, top in zip(most, tops, strict=True)]
             try:
                 window = WindowParams(
                     height=tensor.height,
@@ -202,6 +206,7 @@ class Draft:
                     rows=tensor.height * parallel[0],
                     parallel=parallel,
                     channelwise=channelwise,
+                    dilation=dilation,
                 )
             except ValueError:
                 continue  # the kernel does not fit
@@ -217,7 +222,12 @@ class Draft:
         rows = rng.randint(1, filters)
         words = beats(filters, rows)
         pes = rng.randint(1, min(window.steps, words))
-        engine = ConvParams(replace(window, replays=beats(words, pes)), filters, rows, pes, 4, 12, BITS, False, 12, 0, 15)
+        window = replace(window, replays=beats(words, pes))
+        if window.channels == filters and window.channels % (2 * window.lanes) == 0 and filters % (2 * rows * pes) == 0:
+            window = replace(window, groups=2)
+            pes = min(pes, window.steps)
+            window = replace(window, replays=beats(words, pes))
+        engine = ConvParams(window, filters, rows, pes, 4, 12, BITS, False, 12, 0, 15)
         port = self.add(engine, self.in_lanes(tensor, window.lanes))
         return self._after(window, port, filters, rows)
 
@@ -236,8 +246,9 @@ class Draft:
 
     def dense(self, tensor: Tensor) -> Tensor:
         size = tensor.height, tensor.width
-        pads = ((0, 0), (0, 0))
-        window = WindowParams(*size, tensor.channels, tensor.lanes, BITS, False, size, (1, 1), pads, rows=2 * size[0], replays=3)
+        window = WindowParams(
+            *size, tensor.channels, tensor.lanes, BITS, False, size, (1, 1), ((0, 0), (0, 0)), rows=2 * size[0], replays=3
+        )
         port = self.add(DenseParams(ConvParams(window, 3, 1, 1, 4, 12, BITS, False, 12, 0, 15)), tensor)
         return self._after(window, port, 3, 1)
 
@@ -314,14 +325,18 @@ class Draft:
         for extra in more:
             self.end(extra)
         concat = rng.random() < 0.4
+        filters = None if concat else tensor.channels
         for _ in range(rng.randint(1, 2)):
-            wanted = None if concat else tensor.channels
-            one = rng.choice([lambda t: self.conv(t, same=True, filters=wanted), lambda t: self.max_pool(t, same=True)])(one)
-        other = rng.choice([lambda t: t, self.lookup, lambda t: self.depthwise(t, same=True)])(other)
+            one = rng.choice([partial(self.conv, filters=filters, same=True), partial(self.max_pool, same=True)])(one)
+        match rng.choice(["nothing", "lookup", "depthwise"]):
+            case "lookup":
+                other = self.lookup(other)
+            case "depthwise":
+                other = self.depthwise(other, same=True)
         lanes = 1 if concat else rng.choice([one.lanes, other.lanes])
         pair = [self.buffer(self.in_lanes(side, lanes)) for side in rng.sample([one, other], 2)]
         channels = tensor.channels
-        scale = {"m": 1, "positive": 0, "negative": 0, "shift": 0, "low": 0, "high": 15, "zero_point": 0}
+        scale: dict[str, Any] = {"m": 1, "positive": 0, "negative": 0, "shift": 0, "low": 0, "high": 15, "zero_point": 0}
         params: AddParams | ProductParams | ConcatParams
         if concat:
             params = ConcatParams((pair[0].channels, pair[1].channels), lanes, BITS, False)
@@ -333,7 +348,7 @@ class Draft:
         return replace(pair[0], port=self.add(params, *pair), channels=channels)
 
 
-def random_pipeline(seed: int, most_beats: int = 50) -> tuple[AxiStreamParams, Draft]:
+def random_pipeline(seed: int, most_beats: int = 24) -> tuple[AxiStreamParams, Draft]:
     """A random graph; frames of at most ``most_beats`` beats anywhere."""
     for salt in range(100):
         rng = random.Random(1000 * seed + salt)

@@ -6,19 +6,21 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convfold.hdl.conv import ConvParams
 from convfold.hdl.depthwise import DepthwiseParams
-from convfold.hdl.mac_stage import MacStage
+from convfold.hdl.mac_stage import MacStage, MacStageParams
 from convfold.hdl.window import WindowParams
 from tests.hdl.bench import PROFILES, Run, look_inside, pack, run_profiles, unpack
 
 Ints = NDArray[np.int64]
 Padding = tuple[tuple[int, int], tuple[int, int]]
+Params = TypeVar("Params", bound=MacStageParams)
+Constants = tuple[Ints, Ints, Ints, Ints | None, Ints | None]
 
 VALID: Padding = ((0, 0), (0, 0))
 SAME: Padding = ((1, 1), (1, 1))
@@ -57,10 +59,10 @@ class ConvCase:
 
 
 @dataclass(frozen=True, slots=True)
-class ConvStage:
+class ConvStage(Generic[Params]):
     """Parameters and constants of a case; the accumulator is exactly as wide as these weights need."""
 
-    params: ConvParams | DepthwiseParams
+    params: Params
     w_rcohwi: Ints
     b_rco: Ints
     m_o: Ints
@@ -77,7 +79,7 @@ class ConvStage:
         return self.params.create(*self.constants)
 
     @property
-    def constants(self) -> tuple[Ints, Ints, Ints, Ints | None, Ints | None]:
+    def constants(self) -> Constants:
         return self.w_rcohwi, self.b_rco, self.m_o, self.positive_o, self.negative_o
 
     def random_frames(self, count: int, seed: int = 0) -> list[Ints]:
@@ -109,9 +111,9 @@ class ConvStage:
         dy, dx = window.dilation
         high, wide = ((window.kernel[n] - 1) * window.dilation[n] + 1 for n in range(2))
         shape = (padded.shape[0] - high) // window.stride[0] + 1, (padded.shape[1] - wide) // window.stride[1] + 1
-        y_hwo = np.zeros((*shape, params.filters), np.int64)
+        y_hwo = np.zeros((*shape, params.out_channels), np.int64)
         groups = window.channels // self.w_rcohwi.shape[-1]
-        group_of = np.repeat(np.arange(groups), params.filters // groups)
+        group_of = np.repeat(np.arange(groups), params.out_channels // groups)
         for i in range(shape[0]):
             row_class = max(n for n, start in enumerate(params.class_rows) if start <= i)
             for j in range(shape[1]):
@@ -125,23 +127,24 @@ class ConvStage:
 
     def scaled(self, sums_o: Ints, class_: tuple[int, int]) -> Ints:
         """Times the multiplier; half up, or the offsets of either sign."""
-        m, positive, negative = (
-            None if values is None else values[class_] if values.ndim == 3 else values
-            for values in (self.m_o, self.positive_o, self.negative_o)
-        )
-        if positive is None or negative is None:
-            twice = 2 * sums_o * m + (1 << self.params.shift)  # half up: floor(v + 1/2) = floor((2 v + 1) / 2)
-            return np.floor_divide(twice, 1 << (self.params.shift + 1))
-        return np.floor_divide(sums_o * m + np.where(sums_o < 0, negative, positive), 1 << self.params.shift)
+
+        def here(values: Ints) -> Ints:
+            return values[class_] if values.ndim == 3 else values
+
+        products = sums_o * here(self.m_o)
+        if self.positive_o is None or self.negative_o is None:  # half up: floor(v + 1/2) = floor((2 v + 1) / 2)
+            return (2 * products + (1 << self.params.shift)) // (1 << (self.params.shift + 1))
+        offsets = np.where(sums_o < 0, here(self.negative_o), here(self.positive_o))
+        return (products + offsets) // (1 << self.params.shift)
 
     def output_beats(self, frames: list[Ints]) -> list[list[int]]:
         """Beats of the definition; the last of a pixel may be short."""
         rows = self.params.rows
         pixels = [pixel for frame in frames for row in self.definition(frame).tolist() for pixel in row]
-        return [pixel[n : n + rows] for pixel in pixels for n in range(0, self.params.filters, rows)]
+        return [pixel[n : n + rows] for pixel in pixels for n in range(0, self.params.out_channels, rows)]
 
 
-def make_stage(case: ConvCase, seed: int = 0) -> ConvStage:
+def make_stage(case: ConvCase, seed: int = 0) -> ConvStage[ConvParams]:
     """A convolution with random constants."""
     rng = np.random.default_rng(seed)
     most = (1 << case.weight_bits - 1) - 1
@@ -152,7 +155,7 @@ def make_stage(case: ConvCase, seed: int = 0) -> ConvStage:
     return ConvStage(ConvParams(window, case.filters, case.rows, case.pes, case.weight_bits, **details), *constants)
 
 
-def make_depthwise(case: ConvCase, seed: int = 0) -> ConvStage:
+def make_depthwise(case: ConvCase, seed: int = 0) -> ConvStage[DepthwiseParams]:
     """A depthwise convolution with random constants; a pooling if ``weight_bits`` is 0, with constants for each class."""
     rng = np.random.default_rng(seed)
     most = (1 << case.weight_bits - 1) - 1 if case.weight_bits else 0
@@ -163,7 +166,7 @@ def make_depthwise(case: ConvCase, seed: int = 0) -> ConvStage:
     return ConvStage(DepthwiseParams(window, case.rows, case.weight_bits, **details), *constants)
 
 
-def _constants(case: ConvCase, rng: np.random.Generator, w_rcohwi: Ints) -> tuple[list[Ints | None], dict[str, Any]]:
+def _constants(case: ConvCase, rng: np.random.Generator, w_rcohwi: Ints) -> tuple[Constants, dict[str, Any]]:
     """Weights, biases, multipliers, offsets; and what the parameters say of them."""
     pooling, classes = case.weight_bits == 0, w_rcohwi.shape[:2]
     filters = 1 if pooling else w_rcohwi.shape[2]
@@ -178,8 +181,8 @@ def _constants(case: ConvCase, rng: np.random.Generator, w_rcohwi: Ints) -> tupl
     high = low + (1 << case.out_bits) - 1
     typical = max(int(reach * (1 << case.multiplier_bits) / 8), 1)
     shift = max(typical.bit_length() - case.out_bits + 1, 1)
-    offsets = rng.integers(-1 << shift, 1 << shift, (2, *m_o.shape)) if case.split else None
-    return [w_rcohwi, b_rco, m_o, *([None, None] if offsets is None else offsets)], {
+    positive_o, negative_o = rng.integers(-1 << shift, 1 << shift, (2, *m_o.shape)) if case.split else (None, None)
+    return (w_rcohwi, b_rco, m_o, positive_o, negative_o), {
         "acc_bits": bound.bit_length() + 1,
         "out_bits": case.out_bits,
         "out_signed": case.out_signed,
@@ -194,7 +197,7 @@ def _constants(case: ConvCase, rng: np.random.Generator, w_rcohwi: Ints) -> tupl
         "memory": case.kind,
         "multiplier_bits": case.multiplier_bits,
         "split": case.split,
-        "offset_bits": 0 if offsets is None else int(np.abs(offsets).max()).bit_length() + 1,
+        "offset_bits": shift + 2 if case.split else 0,
     }
 
 
@@ -220,7 +223,7 @@ def _window(case: ConvCase, **details: Any) -> WindowParams:
     return replace(window, rows=window.min_rows if case.ring is None else case.ring or window.full_rows)
 
 
-def drive(stage: ConvStage, frames: int, profiles: Sequence[str] = PROFILES) -> dict[str, Run]:
+def drive(stage: ConvStage[Any], frames: int, profiles: Sequence[str] = PROFILES) -> dict[str, Run]:
     """Send frames back to back; the results are those of the definition and the queue never has to refuse one."""
     params = stage.params
     images = stage.random_frames(frames)
@@ -236,24 +239,29 @@ def drive(stage: ConvStage, frames: int, profiles: Sequence[str] = PROFILES) -> 
     return runs
 
 
-def assert_latency(stage: ConvStage, run: Run) -> None:
+def assert_latency(stage: ConvStage[Any], run: Run) -> None:
     """With the output always taken, the first beat of a pass comes ``latency`` cycles after its last step."""
     params = stage.params
     last_steps = run.watched[params.window.steps - 1 :: params.window.steps]
-    words = [min(params.pes, params.words - n * params.pes) for n in range(params.passes)]
+    words = [min(params.pass_words, params.words - n * params.pass_words) for n in range(params.passes)]
     due = [cycle + params.latency + n for k, cycle in enumerate(last_steps) for n in range(words[k % params.passes])]
     assert run.cycles == due, f"latency of {params.latency} cycles"
 
 
-def assert_pace(stage: ConvStage) -> None:
-    """The multipliers are fed in every cycle from the first step to the last of three frames."""
+def assert_pace(stage: ConvStage[Any]) -> None:
+    """With a steady ring the multipliers are fed in every cycle from the first step to the last of three frames.
+
+    Where it has fewer steps than input beats, a frame takes as long as they.
+    """
+    window = replace(stage.params.window, rows=stage.params.window.steady_rows)
+    stage = replace(stage, params=replace(stage.params, window=window))
     params = stage.params
     run = drive(stage, 3, ["none"])["none"]
-    assert len(run.watched) == 3 * params.frame_cycles
-    assert run.watched == list(range(run.watched[0], run.watched[0] + len(run.watched)))
-    starts = run.cycles[:: params.words]
-    assert {after - before for before, after in pairwise(starts)} == ({params.ii} if len(starts) > 1 else set())
-    assert run.cycles[2 * stage.frame_beats] - run.cycles[stage.frame_beats] == params.frame_cycles
+    in_beats = window.height * window.width * window.beats
+    assert run.cycles[2 * stage.frame_beats] - run.cycles[stage.frame_beats] == max(params.frame_cycles, in_beats)
+    if params.frame_cycles >= in_beats:
+        assert run.watched == list(range(run.watched[0], run.watched[0] + 3 * params.frame_cycles))
+        assert {after - before for before, after in pairwise(run.cycles[:: params.words])} == {params.ii}
 
 
 CHOSEN = {

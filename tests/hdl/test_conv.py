@@ -66,8 +66,16 @@ PACED = {
     name: replace(case, ring=0)
     for name, case in CASES.items()
     for window in [make_stage(replace(case, ring=0)).params.window]
-    if all(window.row_cycles >= claimed * window.width * window.beats + 3 for claimed in window.claims)
-    and window.frame_cycles < 500
+    if window.row_cycles == window.out_width * window.ii
+    and window.frame_cycles >= window.height * window.width * window.beats
+    and window.frame_cycles < 300
+} | {
+    "10×4 kernel, stride 2": ConvCase((11, 10, 1), 4, (10, 4), (2, 2), ((4, 5), (1, 1)), rows=2, pes=2),
+    "10×4 kernel, stride 2, at once": ConvCase((9, 10, 1), 4, (10, 4), (2, 2), ((4, 5), (1, 1)), parallel=(10, 4)),
+    "64 channels, pointwise": ConvCase((3, 3, 64), 8, (1, 1), lanes=64, rows=8, bits=2, weight_bits=2),
+    "64 channels, pointwise, in passes": ConvCase((2, 3, 64), 8, (1, 1), lanes=16, rows=2, pes=4, bits=2, weight_bits=2),
+    "one dimension": ConvCase((12, 1, 4), 6, (5, 1), padding=((2, 2), (0, 0)), lanes=4, rows=3, pes=2, parallel=(1, 1)),
+    "one dimension at once": ConvCase((12, 1, 4), 4, (3, 1), padding=((1, 1), (0, 0)), lanes=2, rows=4, parallel=(3, 1)),
 }
 
 

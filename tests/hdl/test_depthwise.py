@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convfold.hdl.conv import Credits
-from convfold.hdl.depthwise import DepthwiseParams
 from tests.hdl.bench import look_inside, run_blocked, unpack
-from tests.hdl.conv_cases import SAME, ConvCase, ConvStage, assert_latency, assert_pace, drive, make_depthwise
+from tests.hdl.conv_cases import SAME, ConvCase, ConvStage, assert_latency, assert_pace, drive, make_depthwise, make_stage
 
 
 def depthwise(size: tuple[int, int, int], kernel: tuple[int, int], **details: Any) -> ConvCase:
@@ -27,7 +25,7 @@ CASES = {
     "lanes drained by one row": depthwise((4, 4, 6), (3, 3), padding=SAME, lanes=3, zero_point=9),
     "as many sums as steps": depthwise((3, 4, 4), (2, 2), lanes=4, signed=True, split=True, multiplier_bits=21),
     "rows of lanes": depthwise((5, 4, 8), (3, 3), stride=(2, 1), padding=SAME, lanes=4, rows=2, ring=None),
-    "kernel rows at once": depthwise((5, 5, 4), (3, 3), padding=SAME, lanes=2, rows=1, parallel=(3, 1), pad_raw=-3, signed=True),
+    "kernel rows at once": depthwise((5, 5, 4), (3, 3), padding=SAME, lanes=2, parallel=(3, 1), pad_raw=-3, signed=True),
     "kernel at once": depthwise((6, 7, 4), (3, 3), padding=SAME, lanes=2, rows=2, parallel=(3, 3), pad_raw=77),
     "kernel at once, strides": depthwise((7, 8, 3), (3, 2), stride=(2, 2), lanes=1, parallel=(3, 2)),
     "fillers": depthwise((4, 3, 7), (2, 2), lanes=4, rows=2, padding=SAME),
@@ -40,7 +38,8 @@ CASES = {
     "sixteen bits": depthwise((3, 3, 2), (2, 2), padding=SAME, bits=16, signed=True, weight_bits=16, out_bits=16),
     "pooling": depthwise((4, 6, 5), (2, 2), stride=(2, 2), lanes=2, weight_bits=0),
     "pooling, classes": depthwise(
-        (5, 4, 4), (3, 3), padding=SAME, lanes=2, weight_bits=0, signed=True, split=True, class_rows=(0, 1, 4), class_cols=(0, 1, 3)
+        (5, 4, 4), (3, 3), padding=SAME, lanes=2, weight_bits=0, signed=True, split=True,
+        class_rows=(0, 1, 4), class_cols=(0, 1, 3),
     ),
     "pooling, at once": depthwise((5, 6, 3), (2, 3), lanes=1, weight_bits=0, parallel=(2, 3), split=True, pad_raw=3),
     "pooling, serial": depthwise((4, 5, 2), (4, 5), weight_bits=0, serial=True, split=True, multiplier_bits=12),
@@ -86,16 +85,63 @@ def test_the_definition_by_hand() -> None:
 
 
 PACED = {
-    "kernel at once": replace(CASES["kernel at once"], size=(5, 7, 4)),
-    "kernel rows at once": replace(CASES["kernel rows at once"], size=(5, 4, 4)),
+    "kernel at once": CASES["kernel at once"],
+    "kernel rows at once": CASES["kernel rows at once"],
     "lanes drained by one row": CASES["lanes drained by one row"],
-    "rows of lanes": replace(CASES["rows of lanes"], ring=0),
+    "as many sums as steps": CASES["as many sums as steps"],
+    "rows of lanes": CASES["rows of lanes"],
     "one dimension": CASES["one dimension"],
-    "10×4 kernel, stride 2": depthwise((25, 10, 2), (10, 4), stride=(2, 2), padding=((4, 5), (1, 1)), lanes=2),
-    "global pooling": CASES["global pooling"],
+    "one dimension at once": replace(CASES["one dimension"], rows=2, parallel=(3, 1)),
+    "10×4 kernel, stride 2": depthwise((9, 10, 2), (10, 4), stride=(2, 2), padding=((4, 5), (1, 1)), lanes=2),
+    "64 channels, pointwise": depthwise((2, 3, 64), (1, 1), lanes=32, rows=32, weight_bits=3),
     "pooling": CASES["pooling"],
+    "pooling, at once": CASES["pooling, at once"],
+    "global pooling": CASES["global pooling"],
+    "global pooling, every lane": replace(CASES["global pooling"], rows=8),
+    "global pooling, at once": replace(CASES["global pooling"], lanes=2, rows=2, parallel=(4, 3)),
 }
 
 
-def test_what_is_refused() -> None:
-    pass
+@pytest.mark.parametrize("name", PACED)
+def test_ii_frame_cycles_and_full_utilisation(name: str) -> None:
+    assert_pace(make_depthwise(PACED[name]))
+
+
+@pytest.mark.parametrize("name", ["lanes drained by one row", "a last beat with one sum of four", "kernel at once"])
+def test_an_output_that_waits_long(name: str) -> None:
+    """The stage fills its queue until no pass fits in, stops, and goes on as if nothing had happened."""
+    stage = make_depthwise(CASES[name])
+    params = stage.params
+    images = stage.random_frames(3)
+    expected = stage.output_beats(images)
+    dut = stage.create()
+    patience = params.window.row_cycles + params.latency + params.pes
+    stored, payloads = run_blocked(dut, look_inside(dut).queue, stage.beats(images), len(expected), patience)
+    assert params.queue.depth_words - params.pes < stored <= params.queue.depth_words
+    seen = [unpack(payload, params.out_bits, params.out_signed, params.rows) for payload in payloads]
+    assert [values[: len(part)] for values, part in zip(seen, expected, strict=True)] == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": 2}, r"^rows must divide the 3 lanes, not 2$"),
+        ({"serial": True}, r"^serial requantizer needs one element and 18 steps a pass$"),
+        ({"window": make_stage(ConvCase((4, 4, 6), 6, (3, 3))).params.window}, r"^window must be channelwise$"),
+    ],
+)
+def test_what_is_refused(change: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(make_depthwise(CASES["lanes drained by one row"]).params, **change)
+
+
+def test_passes_of_enough_steps() -> None:
+    with pytest.raises(ValueError, match=r"^pes must be at most the 1 steps of a pass, not 2$"):
+        make_depthwise(depthwise((3, 3, 2), (2, 2), lanes=2, parallel=(2, 2)))
+
+
+def test_counts() -> None:
+    params = make_depthwise(CASES["a last beat with one sum of four"]).params
+    assert (params.words, params.passes, params.pes, params.tail_words, params.multipliers) == (5, 2, 4, 1, 4)
+    assert make_depthwise(CASES["kernel at once"]).params.multipliers == 2 * 9
+    assert make_depthwise(CASES["global pooling"]).params.multipliers == 0

@@ -18,7 +18,7 @@ from convfold.hdl.ram import RamParams
 from convfold.hdl.rom import RomParams
 from convfold.hdl.window import WindowParams
 from tests.hdl.bench import pack
-from tests.hdl.conv_cases import SAME, ConvCase, make_stage
+from tests.hdl.conv_cases import SAME, ConvCase, ConvStage, make_depthwise, make_stage
 from tests.hdl.verilog_bench import (
     BENCH_END,
     BENCH_HEAD,
@@ -245,6 +245,9 @@ STAGES = {
         (3, 8, 3), 2, (3, 3), padding=SAME, serial=True, ring=None, class_rows=(0, 1, 2), class_cols=(0, 1, 7)
     ),
     "fast writer": ConvCase((7, 16, 4), 3, (2, 2), (1, 2), lanes=1, pes=2, ring=None),
+    "groups, dilated, split": ConvCase(
+        (7, 12, 4), 4, (3, 2), (2, 2), SAME, pes=2, ring=None, dilation=(2, 3), groups=2, split=True, multiplier_bits=23
+    ),
 }
 
 
@@ -253,10 +256,18 @@ def test_the_stages_have_roms_of_both_kinds() -> None:
     assert {stage.mac_row.rom_params.in_blocks for stage in params} == {True, False}
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_conv_stages(name: str, tmp_path: Path) -> None:
+DEPTHWISE = {
+    "depthwise": ConvCase((4, 6, 22), 0, (3, 3), padding=SAME, lanes=2, ring=None, signed=True, split=True, multiplier_bits=21),
+    "depthwise, kernel at once": ConvCase((3, 8, 44), 0, (3, 3), padding=SAME, lanes=2, rows=2, parallel=(3, 3), ring=None),
+    "pooling": ConvCase((4, 9, 16), 0, (2, 3), (2, 3), lanes=4, weight_bits=0, split=True, ring=None),
+}
+
+
+@pytest.mark.parametrize("name", STAGES | DEPTHWISE)
+def test_mac_stages(name: str, tmp_path: Path) -> None:
     """Frames back to back through the smallest ring: a word that is read while it is written would be unknown."""
-    stage = make_stage(replace(STAGES[name], kind="ecp5"))
+    make, case = (make_stage, STAGES[name]) if name in STAGES else (make_depthwise, DEPTHWISE[name])
+    stage: ConvStage[Any] = make(replace(case, kind="ecp5"))
     params = stage.params
     images = stage.random_frames(2)
     window = params.window

@@ -25,10 +25,11 @@ def pool(
     bits: int = 8,
     signed: bool = True,
     smallest: bool = False,
+    dilation: tuple[int, int] = (1, 1),
 ) -> MaxPoolParams:
     window = WindowParams(
         *size, lanes, bits, signed, kernel, stride, padding, rows=99,
-        channelwise=True, pad_raw=-(1 << bits - 1) if signed else 0,
+        channelwise=True, pad_raw=-(1 << bits - 1) if signed else 0, dilation=dilation,
     )  # fmt: skip
     return MaxPoolParams(replace(window, rows=window.min_rows if smallest else window.full_rows))
 
@@ -42,6 +43,7 @@ CASES = {
     "a column": pool((9, 1, 4), (3, 1), (2, 1), lanes=3),
     "stride beyond the kernel": pool((7, 8, 1), (2, 2), (3, 3), bits=16),
     "1×1": pool((3, 4, 3), (1, 1), (1, 1), lanes=3),
+    "dilated": pool((7, 6, 3), (3, 2), (2, 1), ((1, 2), (0, 3)), lanes=2, dilation=(2, 3)),
     "global": pool((4, 3, 5), (4, 3), (1, 1), lanes=2, signed=False),
 }
 
@@ -54,7 +56,9 @@ def definition(params: MaxPoolParams, x_hwc: NDArray[np.int64]) -> NDArray[np.in
     for i in range(window.out_height):
         for j in range(window.out_width):
             y, x = i * window.stride[0], j * window.stride[1]
-            y_hwc[i, j] = padded[y : y + window.kernel[0], x : x + window.kernel[1]].max(axis=(0, 1))
+            below, beside = ((window.kernel[n] - 1) * window.dilation[n] + 1 for n in range(2))
+            taps = padded[y : y + below : window.dilation[0], x : x + beside : window.dilation[1]]
+            y_hwc[i, j] = taps.max(axis=(0, 1))
     return np.maximum(y_hwc, window.pad_raw).astype(np.int64)
 
 

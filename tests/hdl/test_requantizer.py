@@ -8,8 +8,10 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 
+from convfold.compiler.rounding import TfliteRequantizer
 from convfold.hdl.border import BorderWalkParams
 from convfold.hdl.requantizer import MULTIPLIER_BITS, RequantizerParams
 from tests.hdl.bench import run_clocked
@@ -162,12 +164,125 @@ def test_pauses_do_not_matter(serial: bool) -> None:
     assert [value for valid, value in seen if valid] == expected
 
 
+def check_split(
+    params: RequantizerParams,
+    constants: Sequence[Sequence[Sequence[int]]],
+    sums: Sequence[int],
+    expected: Sequence[int] | None = None,
+) -> None:
+    """``constants[class][word]`` are ``(m, bias, positive, negative)``; feed sums as fast as allowed, as `check` does."""
+    m, biases, positive, negative = ([[word[n] for word in line] for line in constants] for n in range(4))
+    tables = [table if params.by_class else table[0] for table in (m, positive, negative)]
+    dut = params.create(tables[0], biases, *tables[1:])
+    classes = list(params.walk.reference())
+    values: list[tuple[int, int]] = []
+    due: list[tuple[int, int]] = []
+    for n, acc in enumerate(sums):
+        pixel, slot = divmod(n, params.slots)
+        if slot < params.words:
+            class_ = classes[pixel % len(classes)]
+            word = 0 if params.uniform else slot
+            factor, _, up, down = constants[class_ if params.by_class else 0][word]
+            bias = constants[class_][word][1]
+            total = acc + bias
+            real = Fraction(total * factor + (up if total >= 0 else down), 1 << params.shift)
+            result = max(params.low, min(params.high, real.__floor__() + params.zero_point))
+            assert params.reference(acc, bias, factor, up, down) == result
+            due.append((len(values) + params.latency, result))
+        values += [(1, acc), *[(0, random.getrandbits(params.acc_bits - 1))] * (params.ii - 1)]
+    values += [(0, 0)] * (params.latency + 5)
+    assert expected is None or [result for _, result in due] == list(expected)
+    seen = run_clocked(dut, [dut.i_valid, dut.i], values, [dut.o_valid, dut.o])
+    assert [(cycle, value) for cycle, (valid, value) in enumerate(seen) if valid] == due
+
+
+@pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize(
+    ("multiplier_bits", "shift"), [(1, 0), (1, 9), (2, 3), (3, 3), (10, 12), (16, 2), (23, 23), (24, 45), (31, 40)]
+)
+def test_multipliers_and_offsets_of_any_width(multiplier_bits: int, shift: int, serial: bool) -> None:
+    most = (1 << multiplier_bits) - 1
+    for split, offset_bits in ((False, 0), (True, 1), (True, shift + 2)):
+        if not split and shift == 0:
+            continue
+        params = replace(
+            requantizer(1, slots=5, words=4, serial=serial, zero_point=-3),
+            shift=shift, multiplier_bits=multiplier_bits, split=split, offset_bits=offset_bits,
+        )  # fmt: skip
+        assert params.latency == 6 + -(-multiplier_bits // (1 if serial else 2)) + (serial or split)
+        assert params.ii == (multiplier_bits + 1 if serial else 1)
+        multipliers = [most, 0, most - most // 3, random.randint(0, most)]
+        sums = interleaved([*sums_of(params, multipliers, 3), [77] * 99][:4])
+        sums = [acc for n in range(0, len(sums), 4) for acc in (*sums[n : n + 4], 1234)]
+        if not split:
+            check(params, multipliers, [[0] * 4], sums)
+            continue
+        bound = 1 << offset_bits - 1
+        offsets = [(-bound, bound - 1), (bound - 1, -bound), (0, -1), (random.randrange(-bound, bound), bound // 2)]
+        check_split(params, [[(m, 5, *pair) for m, pair in zip(multipliers, offsets, strict=True)]], [a // 2 for a in sums])
+
+
+@pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize("uniform", [False, True])
+def test_constants_of_border_classes(uniform: bool, serial: bool) -> None:
+    """Every class has its own multiplier and offsets, of every word or of all words."""
+    walk = BorderWalkParams(3, 4, rows=(0, 2), cols=(0, 1, 3))
+    params = requantizer(9, acc_bits=18, serial=serial, slots=4, words=3, walk=walk)
+    params = replace(params, multiplier_bits=8, split=True, offset_bits=11, by_class=True, uniform=uniform)
+    ranges = [(0, 256), (-1000, 1000), (-1024, 1024), (-1024, 1024)]
+    constants = [[[random.randrange(*r) for r in ranges] for _ in range(params.class_words)] for _ in range(walk.count)]
+    assert params.factor_table.depth_words == walk.count * params.class_words == len(constants) * len(constants[0])
+    check_split(params, constants, [random.randint(-60_000, 60_000) >> random.randint(0, 15) for _ in range(2 * 12 * 4)])
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_the_rounding_of_tflite(serial: bool) -> None:
+    """Its two roundings come down to offsets of either sign: at zero, at every kind of tie and at the ends."""
+    for exponent in range(1, 13):
+        m = [random.randrange(1 << 30, 1 << 31) for _ in range(2)] + [1 << 30, (1 << 31) - 1]
+        params = requantizer(31 + exponent, acc_bits=24, zero_point=-7, slots=4, words=4, serial=serial)
+        params = replace(params, multiplier_bits=31, split=True, offset_bits=exponent + 32)
+        positive, negative = (1 << exponent + 30) + (1 << 30), (1 << exponent + 30) - (1 << 30)
+        lists = sums_of(replace(params, shift=31 + exponent), m, 2 if serial else 20)
+        sums = [acc for line in zip(*lists, strict=True) for acc in line]
+        requantize = TfliteRequantizer(np.array(m), np.full(4, -exponent))
+        expected = np.clip(requantize(np.array(sums).reshape(-1, 4)) - 7, -128, 127).reshape(-1).tolist()
+        check_split(params, [[(factor, 0, positive, negative) for factor in m]], sums, expected)
+
+
+@pytest.mark.parametrize(
+    ("constants", "message"),
+    [
+        (([1, 2], [[0, 0]]), r"^positive and negative must be given if split, and only then$"),
+        (([1, 2], [[0, 0]], [0, 0]), r"^positive and negative must be given if split, and only then$"),
+        (([1], [[0, 0]], [0, 0], [0, 0]), r"^multipliers must be 2 integers from 0 to 7, not \[1\]$"),
+        (([1, 8], [[0, 0]], [0, 0], [0, 0]), r"^multipliers must be 2 integers from 0 to 7, not \[1, 8\]$"),
+        (([1, 7], [[0, 0]], [8, 0], [0, 0]), r"^positive must be 2 integers from -8 to 7, not \[8, 0\]$"),
+        (([1, 7], [[0, 0]], [7, 0], [0, -9]), r"^negative must be 2 integers from -8 to 7, not \[0, -9\]$"),
+    ],
+)
+def test_what_constants_are_refused(constants: tuple[Any, ...], message: str) -> None:
+    params = replace(requantizer(5, slots=2, words=2), multiplier_bits=3, split=True, offset_bits=4)
+    with pytest.raises(ValueError, match=message):
+        params.create(*constants)
+
+
+def test_offsets_only_where_split() -> None:
+    with pytest.raises(ValueError, match=r"^positive and negative must be given if split, and only then$"):
+        requantizer(5, slots=1, words=1).create([1], [[0]], [0], [0])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"words": 0}, r"^words must be 1 to 10, not 0$"),
         ({"words": 11}, r"^words must be 1 to 10, not 11$"),
         ({"shift": 0}, r"^shift must be at least 1, not 0$"),
+        ({"shift": -1, "split": True, "offset_bits": 1}, r"^shift must be at least 0, not -1$"),
+        ({"multiplier_bits": 0}, r"^multiplier_bits must be 1 to 31, not 0$"),
+        ({"multiplier_bits": 32}, r"^multiplier_bits must be 1 to 31, not 32$"),
+        ({"split": True}, r"^offset_bits must be positive if split and 0 if not, not 0$"),
+        ({"offset_bits": 4}, r"^offset_bits must be positive if split and 0 if not, not 4$"),
         ({"low": 4, "high": 3}, r"^low must not exceed high, not \(4, 3\)$"),
     ],
 )

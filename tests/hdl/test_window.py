@@ -239,6 +239,45 @@ def test_ii_and_frame_cycles(params: WindowParams) -> None:
     assert seen.steps[-1][0] - seen.steps[0][0] + 1 == 4 * params.frame_cycles
 
 
+STEADY = {
+    "as fast as its input": window((4, 3, 4), 4, (1, 1)),
+    "depthwise, a step a beat": window((6, 4, 2), 1, padding=SAME, parallel=(3, 3), channelwise=True),
+    "pooling, a step a beat": window((4, 6, 2), 2, (2, 2), (2, 2), channelwise=True),
+    "the whole image": window((4, 3, 2), 2, (4, 3), channelwise=True),
+    "one column": window((9, 1, 2), 2, (3, 1), (1, 1), ((1, 1), (0, 0)), parallel=(3, 1)),
+    "one column, far strides": window((9, 1, 1), 1, (3, 1), (2, 1)),
+    "rows that claim nothing": window((3, 4, 1), 1, (1, 1), (3, 1), ((0, 3), (0, 0))),
+    "a frame a row": window((2, 1, 2), 2, (4, 3), (3, 2), ((2, 0), (3, 3)), parallel=(4, 3), channelwise=True),
+    "slower than its input in some rows": window((5, 3, 1), 1, (2, 3), (1, 2), ((0, 4), (0, 0)), parallel=(2, 3)),
+    "input bound": window((6, 5, 3), 1, (2, 2), (2, 2), parallel=(2, 2), channelwise=True),
+}
+
+
+@pytest.mark.parametrize("name", STEADY)
+def test_a_steady_ring(name: str) -> None:
+    """... costs no cycle: once it has filled, frames follow as fast as their steps or the input allow, or take turns to."""
+    params = replace(STEADY[name], rows=STEADY[name].steady_rows)
+    count = 11
+    frames = random_frames(params, count)
+    row_passes = params.out_width * params.passes
+    [seen] = drive(params, beats_of(params, frames), count * params.out_height * row_passes * params.steps)
+    check(params, seen, frames)
+    opened = [cycle for cycle, *_, pixel in seen.steps if pixel][:: params.out_height * params.out_width]
+    assert opened[-1] - opened[-5] == 4 * max(params.frame_cycles, params.height * params.width * params.beats)
+
+
+def test_steady_rings_are_the_smallest() -> None:
+    """One bank of rows less, and the same window loses cycles."""
+    deeper = {name: params for name, params in STEADY.items() if params.steady_rows > params.full_rows}
+    assert len(deeper) >= 4
+    for params in deeper.values():
+        less = replace(params, rows=params.steady_rows - params.parallel[0])
+        frames = random_frames(less, 11)
+        [seen] = drive(less, beats_of(less, frames), 11 * less.out_height * less.out_width * less.passes * less.steps)
+        opened = [cycle for cycle, *_, pixel in seen.steps if pixel][:: less.out_height * less.out_width]
+        assert opened[-1] - opened[-5] > 4 * max(less.frame_cycles, less.height * less.width * less.beats)
+
+
 @pytest.mark.parametrize("params", [PACED[3], PACED[7]], ids=str)
 def test_a_smaller_ring_loses_cycles(params: WindowParams) -> None:
     params = replace(params, rows=params.full_rows - 1)

@@ -1,0 +1,334 @@
+"""The hardware's form of every requantizer: equal on whole ranges, and no wider than it has to be."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convfold.compiler import narrow as narrow_module
+from convfold.compiler.errors import CompileError, InternalError
+from convfold.compiler.graph import Array, BorderClasses, Graph, Input, Node, QAdd, QAveragePool, QConv2D, QMultiply
+from convfold.compiler.narrow import (
+    AddForm,
+    Form,
+    add_form,
+    average_form,
+    conv_form,
+    multiply_form,
+    narrow,
+)
+from convfold.compiler.numbers import Format, IntArray
+from convfold.compiler.rounding import (
+    FloatRequantizer,
+    MeanRequantizer,
+    NativeRequantizer,
+    Requantizer,
+    TfliteRequantizer,
+)
+from convfold.sim import golden
+
+INT8 = Format(8, True, 1.0)
+
+
+def assert_equal(form: Form, requantizer: Requantizer, least: int, most: int, low: int, high: int) -> None:
+    acc = np.arange(least, most + 1)[:, None]
+    assert np.array_equal(np.clip(form(acc), low, high), np.clip(requantizer(acc), low, high))
+
+
+def spans(least: int = -3000, most: int = 3000) -> st.SearchStrategy[tuple[int, int]]:
+    return st.tuples(st.integers(least, most), st.integers(least, most)).map(lambda ends: (min(ends), max(ends)))
+
+
+limits = st.sampled_from([(-128, 127), (0, 255), (-1, 0), (-300, 77), (-8, 7)])
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(-12, 2)), min_size=1, max_size=4), spans(), limits)
+def test_tflite(channels: list[tuple[int, int]], span: tuple[int, int], limit: tuple[int, int]) -> None:
+    m, s = (np.array(parts) for parts in zip(*channels, strict=True))
+    requantizer = TfliteRequantizer(m, s)
+    form = narrow(requantizer, *(np.full(len(m), end) for end in span), *limit, "layer")
+    assert form.m.shape == form.positive.shape == form.negative.shape == m.shape
+    assert_equal(form, requantizer, *span, *limit)
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.floats(2.0**-12, 2.0), min_size=1, max_size=4) | st.lists(st.sampled_from([0.5, 0.25, 0.125]), min_size=1),
+    spans(),
+    limits,
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_floats(
+    scales: list[float], span: tuple[int, int], limit: tuple[int, int], dtype: type[np.float32] | type[np.float64]
+) -> None:
+    """Powers of two have ties on every second step or so; those go to the even neighbour."""
+    requantizer = FloatRequantizer(np.array(scales), dtype)
+    form = narrow(requantizer, *(np.full(len(scales), end) for end in span), *limit, "layer")
+    assert_equal(form, requantizer, *span, *limit)
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=4), spans(), limits, st.booleans())
+def test_means(counts: list[int], span: tuple[int, int], limit: tuple[int, int], away: bool) -> None:
+    requantizer = MeanRequantizer(np.array(counts), away)
+    form = narrow(requantizer, *(np.full(len(counts), end) for end in span), *limit, "layer")
+    assert_equal(form, requantizer, *span, *limit)
+
+
+def test_native_is_the_form_already() -> None:
+    form = narrow(NativeRequantizer(np.array([70000, 0, 131071]), 20), np.zeros(3), np.ones(3), -8, 7, "layer")
+    assert (form.m.tolist(), form.shift, form.multiplier_bits, form.offset_bits) == ([70000, 0, 131071], 20, 17, 0)
+    assert set(form.positive.tolist()) == set(form.negative.tolist()) == {1 << 19}
+
+
+def test_channels_have_ranges_of_their_own() -> None:
+    """What a channel cannot reach, its multiplier need not get right."""
+    requantizer = TfliteRequantizer(np.array([2000000001, 1999999999]), np.array([-7, -7]))
+    least, most = np.array([-20000, -3]), np.array([20000, 5])
+    form = narrow(requantizer, least, most, -128, 127, "layer")
+    for channel in (0, 1):
+        acc = np.arange(least[channel], most[channel] + 1)[:, None]
+        assert np.array_equal(np.clip(form(acc), -128, 127)[:, channel], np.clip(requantizer(acc), -128, 127)[:, channel])
+    short = narrow(requantizer, np.array([-3, -3]), np.array([5, 5]), -128, 127, "layer")
+    assert short.multiplier_bits < form.multiplier_bits
+
+
+def test_ties_to_even_need_the_even_form() -> None:
+    requantizer = FloatRequantizer(np.array([0.25]), np.float32)
+    form = narrow(requantizer, np.array([-100]), np.array([100]), -128, 127, "layer")
+    assert (form.tie_bits, form.m.tolist(), form.shift, form.offset_bits) == (2, [1], 2, 0)
+    assert form(np.array([[2], [6], [10], [-2], [-6]])).ravel().tolist() == [0, 2, 2, 0, -2]
+
+
+def test_ties_away_from_zero_need_two_offsets() -> None:
+    form = narrow(MeanRequantizer(np.array([64]), True), np.array([-8192]), np.array([8128]), -128, 127, "layer")
+    assert (form.m.tolist(), form.shift, form.positive.tolist(), form.negative.tolist()) == ([1], 6, [32], [31])
+    assert form.offset_bits == 7
+
+
+@settings(max_examples=25)
+@given(st.integers(2**30, 2**31 - 1), st.integers(-7, -4))
+def test_no_shorter_shift_has_a_multiplier(m: int, s: int) -> None:
+    """All multipliers of the next shift below, with all pairs of offsets that could do."""
+    requantizer = TfliteRequantizer(np.array([m]), np.array([s]))
+    form, _ = narrow_module._search(
+        narrow_module._Steps.of(requantizer, np.array([-300]), np.array([300]), -16, 15), requantizer.slope_o, "split"
+    )
+    assert form is not None
+    shift = form.shift - 1
+    acc = np.arange(-300, 301)
+    wanted = np.clip(requantizer(acc[:, None])[:, 0], -16, 15)
+    for candidate in range((1 << shift) + 1 if shift < 12 else 0):
+        sums = acc * candidate
+        solved = []
+        for side in (acc >= 0, acc < 0):
+            up, down = side & (wanted > -16), side & (wanted < 15)
+            least = ((wanted[up] << shift) - sums[up]).max()
+            most = (((wanted[down] + 1) << shift) - 1 - sums[down]).min()
+            solved.append(least <= most)
+        assert not all(solved), candidate
+
+
+def test_what_has_no_form_is_refused_by_its_channel() -> None:
+    """Slopes of 1 and of 2**-23, with all steps within reach: no common shift fits 31 bits."""
+    requantizer = TfliteRequantizer(np.array([2**31 - 1, 1518500250]), np.array([0, -23]))
+    message = "layer 'x': no multiplier of up to 31 bits rounds its channel 1 as the model does\n  fix: "
+    with pytest.raises(CompileError, match=f"^{re.escape(message)}"):
+        narrow(requantizer, np.array([-100, -(2**31)]), np.array([100, 2**31]), -128, 127, "layer 'x'")
+
+
+def test_a_wrong_form_is_not_proven() -> None:
+    requantizer = TfliteRequantizer(np.array([2**30 + 12345]), np.array([-5]))
+    ends = np.array([-5000]), np.array([5000])
+    form = narrow(requantizer, *ends, -128, 127, "layer")
+    steps = narrow_module._Steps.of(requantizer, *ends, -128, 127)
+    narrow_module._prove(form, requantizer, steps, "layer")
+    for wrong in (replace(form, positive=form.positive + (1 << form.shift - 1)), replace(form, m=form.m + 1)):
+        with pytest.raises(InternalError, match=r"^bug in convfold: after narrow: layer: the multiplier of channel 0 differs"):
+            narrow_module._prove(wrong, requantizer, steps, "layer")
+
+
+# ------------------------------------------------------------------------------------------------------- operators
+
+
+def graph_of(node: Node, arrays: dict[str, Array], *inputs: tuple[tuple[int, int, int], Format]) -> Graph:
+    """A graph of one node; a second input is the same tensor."""
+    shape, form = inputs[0]
+    image = Input(name="x", inputs=(), source="x", shape=shape, low=0, high=1, format=form)
+    return Graph("net", (image, node), (node.name,), {f"y.{name}": array for name, array in arrays.items()})
+
+
+def fields(*inputs: str, **more: Any) -> Any:
+    return {"name": "y", "inputs": inputs, "source": "net: y", "low": -128, "high": 127, "format": INT8} | more
+
+
+def test_convolutions_reach_what_their_weights_reach(rng: np.random.Generator) -> None:
+    w = rng.integers(-127, 128, size=(1, 1, 3, 1, 1, 4))
+    w[..., 2, :, :, :] = 0
+    node = QConv2D(
+        **fields("x", format=Format(8, True, 1.0, -5), rounding="tflite"),
+        stride=(1, 1),
+        padding=((0, 0), (0, 0)),
+        classes=BorderClasses(),
+        weight_bits=8,
+    )
+    arrays: dict[str, Array] = {
+        "w": w,
+        "b": np.array([[[500, -70000, 123]]]),
+        "m": rng.integers(2**30, 2**31, 3),
+        "s": np.array([-9, -8, -9]),
+    }
+    graph = graph_of(node, arrays, ((1, 1, 4), Format(8, True, 1.0, 3)))
+    form = conv_form(graph, node)
+    x_raw = rng.integers(-128, 128, size=(5000, 1, 1, 4))
+    x_raw[:6, 0, 0] = np.concatenate([np.where(w[0, 0, :, 0, 0] * way > 0, 127, -128) for way in (1, -1)])
+    acc = x_raw[:, 0, 0] @ w[0, 0, :, 0, 0].T + arrays["b"][0, 0]
+    assert np.array_equal(np.clip(form(acc) - 5, -128, 127), golden.run(graph, x_raw)["y"][:, 0, 0])
+
+
+def run_add(form: AddForm, a: Format, b: Format, node: QAdd) -> IntArray:
+    """Every pair of samples."""
+    sums = form.table_a[:, None] + form.table_b[None, :]
+    assert form.table_a.shape == (1 << a.bits,) and form.table_b.shape == (1 << b.bits,)
+    y_raw: IntArray = np.clip(form.form(sums[..., None])[..., 0] + node.format.zero_point, node.low, node.high)
+    return y_raw
+
+
+TFLITE_ADD = {"rounding": "tflite", "shift": 20}
+ADDS = {
+    "tflite": TFLITE_ADD | {"multipliers": ((2**30, 0), (1623821475, -1), (1623821475, -19))},
+    "tflite, ties": TFLITE_ADD | {"multipliers": ((2**30, 0), (2**30, 0), (2**30, -19))},
+    "tflite, a difference": TFLITE_ADD | {"multipliers": ((2**30, 0), (-1401981234, -2), (1323821475, -18))},
+    "tflite, limits": TFLITE_ADD | {"multipliers": ((2**30, 0), (1401981234, -2), (1323821475, -18)), "low": -5},
+    "native": {"multipliers": ((31001, 0), (-12345, 0)), "shift": 16},
+    "float64": {"rounding": "float64", "ratios": (0.731, 1.17)},
+    "float64, ties": {"rounding": "float64", "ratios": (0.5, 0.25)},
+    "float32": {"rounding": "float32", "ratios": (0.731, 0.0617)},
+}
+
+
+@pytest.mark.parametrize("case", ADDS)
+def test_sums(case: str) -> None:
+    source = Format(8, True, 1.0, -7)
+    node = QAdd(**fields("x", "x", format=Format(8, True, 1.0, 4), **ADDS[case]))
+    graph = graph_of(node, {}, ((1, 2, 1), source))
+    twice = replace(graph, nodes=(graph.nodes[0], replace(node, inputs=("x", "x"))))
+    form = add_form(twice, node)
+    assert form.form.m.tolist() == [1]
+    assert run_add(form, source, source, node).shape == (256, 256)
+    a, b = np.meshgrid(np.arange(-128, 128), np.arange(-128, 128), indexing="ij")
+    expected = golden.qadd(twice, node, a[..., None, None], b[..., None, None])[..., 0, 0]
+    assert np.array_equal(run_add(form, source, source, node), expected)
+    assert max(np.ptp(form.table_a), np.ptp(form.table_b)) < 1 << 16
+
+
+def test_wide_sums_are_refused() -> None:
+    node = QAdd(**fields("x", "x", multipliers=((1, 0), (1, 0)), shift=1))
+    graph = graph_of(node, {}, ((1, 1, 1), Format(12, True, 1.0)))
+    text = "net: y: a sum of 12- and 12-bit tensors has no tables that small\n  fix: quantize both tensors to at most 8 bits"
+    with pytest.raises(CompileError, match=f"^{re.escape(text)}$"):
+        add_form(graph, node)
+
+
+def test_sums_without_tables_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_MOST_TABLE_SHIFT", "_MOST_TIE_SHIFT"):
+        monkeypatch.setattr(narrow_module, name, 2)
+    node = QAdd(**fields("x", "x", rounding="float64", ratios=(0.731, 0.0123)))
+    with pytest.raises(CompileError, match=r"^net: y: no tables of the hardware's adder round as this sum does\n  fix: "):
+        add_form(graph_of(node, {}, ((1, 1, 1), INT8)), node)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"multiplier": (70001, 0), "shift": 23},
+        {"rounding": "tflite", "multiplier": (1518500250, -7)},
+        {"rounding": "float32", "ratio": 0.0123},
+        {"rounding": "float64", "ratio": 2.0**-7},
+    ],
+)
+def test_products(how: dict[str, Any]) -> None:
+    source = Format(8, True, 1.0, -7)
+    node = QMultiply(**fields("x", "x", format=Format(8, True, 1.0, 4), **how))
+    graph = graph_of(node, {}, ((1, 2, 1), source))
+    form = multiply_form(graph, node)
+    a, b = np.meshgrid(np.arange(-128, 128), np.arange(-128, 128), indexing="ij")
+    expected = golden.qmultiply(graph, node, a[..., None, None], b[..., None, None])[..., 0, 0]
+    y_raw = np.clip(form(((a + 7) * (b + 7))[..., None])[..., 0] + 4, -128, 127)
+    assert np.array_equal(y_raw, expected)
+
+
+@pytest.mark.parametrize("zero_point", [0, -128, 5])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "counts"),
+    [
+        ((2, 2), (2, 2), ((0, 0), (0, 0)), False),
+        ((3, 2), (1, 1), ((1, 1), (1, 0)), False),
+        ((3, 3), (2, 1), ((2, 1), (1, 1)), True),
+        ((5, 4), (5, 4), ((0, 0), (0, 0)), False),
+    ],
+)
+@pytest.mark.parametrize("rounding", ["native", "tflite", "float32", "float64"])
+def test_averages(
+    rounding: str, kernel: Any, stride: Any, padding: Any, counts: bool, zero_point: int, rng: np.random.Generator
+) -> None:
+    """Computed as the hardware does: all taps of the padded map, the class's bias, multiplier and offsets."""
+    source = Format(8, True, 1.0, zero_point)
+    form_y = source if rounding in ("native", "tflite") else Format(8, True, 1.0, -9)
+    node = QAveragePool(
+        **fields("x", format=form_y, rounding=rounding),
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        count_include_pad=counts,
+        ratio=0.5,
+    )
+    graph = graph_of(node, {}, ((5, 4, 2), source))
+    form = average_form(graph, node)
+    height, width, _ = graph.shapes["y"]
+    x_raw = rng.integers(-128, 128, size=(40, 5, 4, 2))
+    x_raw[:2] = np.array([-128, 127])[:, None, None, None]
+    expected = golden.run(graph, x_raw)["y"]
+    padded = np.pad(x_raw, ((0, 0), *padding, (0, 0)), constant_values=zero_point)
+    rows, cols = form.classes.row_class(height), form.classes.col_class(width)
+    for i, j in product(range(height), range(width)):
+        top, left = i * stride[0], j * stride[1]
+        sums = padded[:, top : top + kernel[0], left : left + kernel[1]].sum(axis=(1, 2))
+        at = rows[i], cols[j]
+        part = replace(form.form, **{name: getattr(form.form, name)[at] for name in ("m", "positive", "negative")})
+        assert sums.min() >= form.range.low and sums.max() <= form.range.high
+        acc = sums + form.b[at]
+        assert acc.min() >= form.range.low and acc.max() <= form.range.high
+        y_raw = np.clip(part(acc) + form_y.zero_point, node.low, node.high)
+        assert np.array_equal(y_raw, expected[:, i, j]), (i, j)
+
+
+def test_a_global_average_has_one_class_and_no_multiplier() -> None:
+    node = QAveragePool(
+        **fields("x", rounding="tflite", format=Format(8, True, 1.0, -128)),
+        kernel=(8, 8),
+        stride=(8, 8),
+        padding=((0, 0), (0, 0)),
+        count_include_pad=False,
+    )
+    form = average_form(graph_of(node, {}, ((8, 8, 4), Format(8, True, 1.0, -128))), node)
+    assert form.classes == BorderClasses() and form.form.m.tolist() == [[[1]]] and form.form.shift == 6
+
+
+def test_the_layers_of_real_networks_have_short_multipliers(models_dir: Path) -> None:
+    pytest.importorskip("tflite")
+    from convfold.compiler.importers.tflite import read_tflite
+
+    graph = read_tflite(models_dir / "mlperf_resnet8" / "pretrainedResnet_quant.tflite")
+    convolutions = [conv_form(graph, node) for node in graph.nodes if isinstance(node, QConv2D)]
+    assert max(form.multiplier_bits for form in convolutions) == 25
+    sums = [add_form(graph, node) for node in graph.nodes if isinstance(node, QAdd)]
+    assert [form.form.shift for form in sums] == [7, 6, 6]
