@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,7 +200,7 @@ def add_form(graph: Graph, node: QAdd) -> AddForm:
     limits = node.low - node.format.zero_point, node.high - node.format.zero_point
     y_ab = np.clip(add_requantizer(graph, node)(a[:, None], b[None, :]), *limits)
     p, q = _add_ratios(node)
-    found = _shortest_tables(a * p, b * q, y_ab, limits)
+    found = _shortest_tables(a.astype(np.float64) * p, b.astype(np.float64) * q, y_ab, limits)
     if found is None:
         raise CompileError(node.source, "no tables of the hardware's adder round as this sum does", _NO_FORM_HINT)
     if not np.array_equal(np.clip(found.form((found.table_a[:, None] + found.table_b)[..., None])[..., 0], *limits), y_ab):
@@ -290,8 +290,8 @@ def narrow(requantizer: Requantizer, least: IntArray, most: IntArray, low: int, 
     searches = [_search(steps, requantizer.slope_o, kind) for kind in ("half", "split")]
     found = [form for form, _ in searches if form is not None]
     if not found and isinstance(requantizer, FloatRequantizer):
-        ties = (_search(steps, requantizer.slope_o, "even", tie_bits) for tie_bits in range(1, _MOST_TIE_BITS + 1))
-        found = [form for form, _ in ties if form is not None]
+        ties = product(("even", "split"), range(1, _MOST_TIE_BITS + 1))
+        found = [form for kind, bits in ties if (form := _search(steps, requantizer.slope_o, kind, bits)[0]) is not None]
     if not found:
         failed = searches[-1][1]
         message = f"no multiplier of up to {MOST_MULTIPLIER_BITS} bits rounds its channel {failed} as the model does"

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from .errors import CompileError
-from .graph import Clip, Conv2D, Graph, Node
-from .spec import INPUT
+from .functions import FUNCTIONS
+from .graph import Clip, Conv2D, Graph, Node, Pointwise
+from .layers import INPUT, SOFTMAX
+from .passes.rewrite import fresh_name
 
 REQUIRED = frozenset({("batch_norm", "epsilon"), ("clip", "low"), ("clip", "high")})
 """Fields that are written even where they hold what the graph takes for granted."""
@@ -24,7 +26,8 @@ def write_spec(graph: Graph, folder: Path, header: str = "") -> Path:
 
     The graph that `load_spec` reads back is equal but for ``source``, and calls its input "input".
 
-    *Raises* ``CompileError`` for a graph in which a layer has that name, or reads one tensor twice.
+    *Raises* ``CompileError`` for a graph in which a layer has that name, or reads one tensor twice, or whose softmax makes
+    integers.
     """
     files = spec_files(graph, header)
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,8 +62,11 @@ def _lines(graph: Graph, header: str) -> Iterator[str]:
     yield f"name = {_toml(graph.name)}"
     yield f"weights = {_toml(f'{graph.name}.npz')}"
     yield f"input = {{ shape = {_toml(source.shape)}, range = {_toml((source.low, source.high))} }}"
-    if graph.outputs != (graph.nodes[-1].name,):
-        yield f"outputs = {_toml(graph.outputs)}"
+    taken = {*graph.shapes, INPUT}
+    heads = {name: fresh_name(f"{name}_{SOFTMAX}", taken) for name, _ in graph.heads}
+    outputs = [heads.get(name, name) for name in graph.outputs]
+    if outputs != [graph.nodes[-1].name, *heads.values()][-1:]:
+        yield f"outputs = {_toml(tuple(outputs))}"
     if graph.labels:
         yield f"labels = {_toml(graph.labels)}"
     previous = source.name
@@ -68,6 +74,13 @@ def _lines(graph: Graph, header: str) -> Iterator[str]:
         if node is not source:
             yield from _layer(graph, node, previous)
             previous = node.name
+    for name, head in graph.heads:
+        if head.format is not None:
+            source = graph.node(name).source
+            raise CompileError(source, f"the softmax of {name!r} makes integers, which no specification can say", "remove it")
+        yield f"\n[[layer]]\nname = {_toml(heads[name])}\nop = {_toml(SOFTMAX)}\ninput = {_toml(name)}"
+        if head.beta != 1:
+            yield f"beta = {_toml(head.beta)}"
 
 
 def _layer(graph: Graph, node: Node, previous: str) -> Iterator[str]:
@@ -77,18 +90,23 @@ def _layer(graph: Graph, node: Node, previous: str) -> Iterator[str]:
     if len(set(node.inputs)) < len(node.inputs):
         raise CompileError(node.source, f"layer {node.name!r} reads one tensor twice", "scale that tensor instead")
     relu = isinstance(node, Clip) and (node.low, node.high) == (0.0, math.inf)
+    op = "relu" if relu else node.function if isinstance(node, Pointwise) else node.op
     prefix = f"{node.name}."
     shapes = (f"{name} {_plain(graph, name).shape}" for name in graph.weights if name.startswith(prefix))
     comment = ", ".join(shapes)
     yield ""
     yield "[[layer]]"
     yield f"name = {_toml(node.name)}"
-    yield f"op = {_toml('relu' if relu else node.op)}" + (f"  # {comment}" if comment else "")
+    yield f"op = {_toml(op)}" + (f"  # {comment}" if comment else "")
     inputs = tuple(INPUT if name == graph.input.name else name for name in node.inputs)
     if len(inputs) > 1:
         yield f"inputs = {_toml(inputs)}"
     elif node.inputs != (previous,):
         yield f"input = {_toml(inputs[0])}"
+    if isinstance(node, Pointwise):
+        names, _ = FUNCTIONS[node.function]
+        yield from (f"{name} = {_toml(value)}" for name, value in zip(names, node.parameters, strict=True))
+        return
     for field in fields(node):
         value = getattr(node, field.name)
         told = value != field.default or (node.op, field.name) in REQUIRED

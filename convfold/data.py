@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from convfold.compiler.errors import CompileError
 from convfold.compiler.graph import Graph, Shape
+from convfold.compiler.npz import read_npz
 from convfold.compiler.numbers import RealArray
-from convfold.compiler.spec import read_npz
 
 __all__ = ["Samples", "load_samples"]
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .credits import Credits
 from .mac_row import MacRowParams
 from .mac_stage import MacStageParams
 from .window import WindowParams
 
-__all__ = ["ConvParams", "Credits"]
+__all__ = ["ConvParams"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,27 +214,23 @@ class MacStageParams:
         negative_o: NDArray[np.int64] | None = None,
     ) -> MacStage:
         """The hardware; ``positive_o`` and ``negative_o`` are the offsets of a `split` requantizer."""
-        return MacStage(self, w_rcohwi, b_rco, m_o, positive_o, negative_o)
+        scales = [self.constants_of(values) for values in (m_o, b_rco, positive_o, negative_o) if values is not None]
+        return MacStage(self, self.words_of(w_rcohwi), scales)
 
 
 class MacStage(wiring.Component):
-    """See `MacStageParams`. ``o_issue`` is high in the cycles in which the multipliers are fed: the measure of utilisation."""
+    """See `MacStageParams`; ``words`` and ``scales``, tables of constants, are each row's.
+
+    ``o_issue`` is high in the cycles in which the multipliers are fed: the measure of utilisation.
+    """
 
     i: stream.Interface
     o: stream.Interface
 
-    def __init__(
-        self,
-        params: MacStageParams,
-        w_rcohwi: NDArray[np.int64] | None,
-        b_rco: NDArray[np.int64],
-        m_o: NDArray[np.int64],
-        positive_o: NDArray[np.int64] | None = None,
-        negative_o: NDArray[np.int64] | None = None,
-    ) -> None:
+    def __init__(self, params: MacStageParams, words: NDArray[np.int64], scales: Sequence[NDArray[np.int64]]) -> None:
         self.params = params
-        self.words = params.words_of(w_rcohwi)
-        self.scales = [params.constants_of(values) for values in (m_o, b_rco, positive_o, negative_o) if values is not None]
+        self.words = words
+        self.scales = scales
         window = params.window
         super().__init__(
             {

@@ -52,12 +52,8 @@ class Samples:
 
 
 INT8 = {
-    "kws": Samples(
-        "mlperf_kws_dscnn/kws_ref_model.tflite", "data_kws/speech_commands_v002_testset_mfcc_int8.npz", "x_int8"
-    ),
-    "resnet8": Samples(
-        "mlperf_resnet8/pretrainedResnet_quant.tflite", "data_cifar10/cifar10_test_1k_jpeg.npz", "x_uint8", 128
-    ),
+    "kws": Samples("mlperf_kws_dscnn/kws_ref_model.tflite", "data_kws/speech_commands_v002_testset_mfcc_int8.npz", "x_int8"),
+    "resnet8": Samples("mlperf_resnet8/pretrainedResnet_quant.tflite", "data_cifar10/cifar10_test_1k_jpeg.npz", "x_uint8", 128),
     "micro_speech": Samples(
         "tflm_micro_speech/micro_speech_quantized.tflite", "tflm_micro_speech/micro_speech_test_1640.npz", "x_int8"
     ),

@@ -239,9 +239,10 @@ class Writer:
     def pad(self, x: Tensor) -> Tensor | None:
         spatial = len(x.dims) - 2
         begin, end = ([int(n) for n in self.rng.integers(0, 3, spatial)] for _ in range(2))
-        dims = (*x.dims[:2], *(n + a + b for n, a, b in zip(x.dims[2:], begin, end, strict=True)))
-        pads = self.array(np.array([0, 0, *begin, 0, 0, *end]))
-        if self.chance(0.5):
+        wider = [int(n) for n in self.rng.integers(0, 3, 2)] if self.chance(0.2) else [0, 0]
+        dims = (1, x.dims[1] + sum(wider), *(n + a + b for n, a, b in zip(x.dims[2:], begin, end, strict=True)))
+        pads = self.array(np.array([0, wider[0], *begin, 0, wider[1], *end]))
+        if sum(wider) or self.chance(0.5):
             real = self.node("Pad", [self.real(x), pads])[0]
             return self.quantized(real, dims, x.scale, x.zero)
         fill = self.array(self.kind(self.rng.integers(self.limits.min, self.limits.max + 1)))

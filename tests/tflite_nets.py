@@ -35,7 +35,8 @@ class Net:
         return float32(near * 2.0 ** self.rng.uniform(-1.5, 1.5))
 
     def any_point(self) -> int:
-        return int(self.rng.choice([-128, 0, 127, self.rng.integers(-128, 128)], p=[0.3, 0.2, 0.05, 0.45]))
+        points = (-128, 0, 127, int(self.rng.integers(-128, 128)))
+        return points[int(self.rng.choice(4, p=[0.3, 0.2, 0.05, 0.45]))]
 
     def activation(self, shape: Sequence[int], near: float = 0.05) -> int:
         return self.tensor(shape, self.any_scale(near), self.any_point())
@@ -88,7 +89,7 @@ class Net:
 
     def result_scale(self, taps: int, x_scale: float, scales: tuple[float, ...]) -> float:
         """Near to what keeps most results within 8 bits."""
-        return x_scale * max(scales) * 75 * 75 * taps**0.5 / 64
+        return float(x_scale * max(scales) * 75 * 75 * taps**0.5 / 64)
 
 
 def window(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
@@ -388,7 +389,9 @@ REAL_OPERATORS = tuple(name for name in OPERATORS if name != "quantize")
 """Those of float networks."""
 
 
-def random_network(rng: np.random.Generator, count: int, operators: Sequence[str] = (), real: bool = False) -> tuple[bytes, int]:
+def random_network(
+    rng: np.random.Generator, count: int, operators: Sequence[str] = (), real: bool = False
+) -> tuple[bytes, int]:
     """A file with ``count`` operators or a few more, and how many outputs it has."""
     net = Net(rng, real)
     operators = operators or (REAL_OPERATORS if real else tuple(OPERATORS))

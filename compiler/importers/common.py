@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CompileError, quote
+from ..fields import LARGEST
 from ..graph import Array, Graph, Node, Padding, Shape, Softmax, node_shape
 from ..numbers import RealArray
-from ..spec import LARGEST
 from ..verify import MAX_ELEMENTS, MAX_NAME, SPEC, legal_name, verify
 
 MAX_MODEL_BYTES = 1 << 27
 """Bytes of a model file, and of all external data of one model."""
 
-MAX_NODES = 1 << 14
+MAX_NODES = 1 << 13
 """Nodes of a model. Nothing near it fits a chip."""
 
 MAX_WEIGHTS = 1 << 25

@@ -231,14 +231,14 @@ class _Reader:
         return f"{self.file.source}: layer {quote(record.name)} ({printable(record.kind)})"
 
     def graph(self, outputs: Sequence[Value]) -> Graph:
-        """The graph that ends in these tensors; one that is the input, or has a head and is read twice, is named anew."""
+        """The graph that ends in these tensors; one that is the input, or leaves twice, is named anew."""
         heads: dict[str, Softmax] = {}
         names = []
         for x in outputs:
             if x is None:
                 raise CompileError(self.file.source, "an output does not depend on the input", BROKEN)
             name = x.name
-            if x.head or name == self.builder.nodes[0].name:
+            if name in (self.builder.nodes[0].name, *names):
                 node = Dropout(name=self.builder.fresh(f"{name}_out"), inputs=(name,), source=self.file.source)
                 name = self.builder.add(node)
             if x.head:

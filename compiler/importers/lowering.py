@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graph import Padding, Pair
+
+MAX_TRANSPOSED_STRIDE = 1 << 10
+"""The greatest stride that an importer should accept: every phase is looked at."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +97,15 @@ def _phases(kernel: int, size: int, outputs: int, padding: int, stride: int, dil
         cropping=(max(-front, 0), max(-back, 0)),
         trim=(early, blocks * stride - outputs - early),
     )
+
+
+def phases_size(weights: Sequence[int], stride: Pair, dilation: Pair = (1, 1)) -> int:
+    """The most numbers that `transposed_conv` makes of weights whose last two sizes are ``(kh, kw)``.
+
+    Importers ask before they build: a file that lies about a stride makes any number.
+    """
+    taps = (stride[a] * ((weights[a - 2] - 1) * dilation[a] // stride[a] + 2) for a in (0, 1))
+    return math.prod(weights[:-2]) * math.prod(taps)
 
 
 def transposed_outputs(size: int, kernel: int, padding: Pair, stride: int, dilation: int = 1, output_padding: int = 0) -> int:

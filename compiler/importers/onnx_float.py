@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,12 +10,12 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from ..errors import CompileError, quote
 from ..graph import Dropout, Graph, Input, Softmax
-from ..verify import RESERVED, legal_name
+from ..verify import MAX_ELEMENTS, RESERVED, legal_name
 from .common import Builder, Unsupported, checked_range
-from .onnx_fold import fold_node
+from .onnx_fold import check_folded, fold_node
 from .onnx_layout import Dims, Refusal, Value, image_order, in_order, value_of
 from .onnx_load import attributes, constants, describe, opset
-from .onnx_net import Net, Op, Tensor, image_shape
+from .onnx_net import Constant, Net, Op, Tensor, image_shape
 from .onnx_operators import NEAREST, OPERATORS
 
 REALS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -82,6 +83,7 @@ class _Walk:
         self.source = source
         self.version = opset(model)
         self.constants = constants(model)
+        self.folded: dict[str, Constant] = {}
         self.values: dict[str, Value | None] = dict(known)
         self.unsupported = Unsupported(source)
         self.shapes = {info.name: _sizes(info) for info in model.graph.value_info}
@@ -91,6 +93,8 @@ class _Walk:
         results = fold_node(node, self.constants, self._dims(node), self.version)
         if results is not None:
             self.constants |= results
+            self.folded |= results
+            check_folded(self.folded, self.source)
             return
         made: Sequence[Tensor | None]
         try:
@@ -130,13 +134,9 @@ class _Walk:
     def _stand_in(self, node: NodeProto, name: str) -> Value | None:
         """A value in place of what an unsupported node makes, so that the nodes behind it are looked at too."""
         dims = self.shapes.get(name)
-        if (
-            not self.unsupported.lines
-            or dims is None
-            or not 1 <= len(dims) <= 4
-            or min(dims) < 1
-            or (len(dims) > 1 and dims[0] != 1)
-        ):
+        if not self.unsupported.lines or dims is None or not 1 <= len(dims) <= 4 or not 1 <= math.prod(dims) <= MAX_ELEMENTS:
+            return None
+        if min(dims) < 1 or (len(dims) > 1 and dims[0] != 1):
             return None
         stand_in = Input(name=self.net.builder.fresh(name), inputs=(), source="", shape=image_shape(dims), low=0.0, high=1.0)
         return value_of(self.net.builder.add(stand_in), dims, image_order(len(dims)))

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from ..errors import CompileError
+from .common import MAX_WEIGHTS
+
 MAX_FOLDED = 1 << 22
 """Elements of a folded tensor that none of its inputs has already."""
 
@@ -52,6 +55,12 @@ def fold_node(
     except (ValueError, IndexError, OverflowError):  # shapes that do not broadcast, or a missing input
         return None
     return _run(node, inputs, opset) if size <= max(MAX_FOLDED, *(array.size for array in inputs.values())) else None
+
+
+def check_folded(results: Constants, source: str) -> None:
+    """*Raises* ``CompileError`` when all that was folded takes more memory than weights may."""
+    if sum(array.size for array in results.values()) > MAX_WEIGHTS:
+        raise CompileError(source, f"computes more than {MAX_WEIGHTS} constants", "fold them before the export")
 
 
 def _size(operator: str, inputs: Sequence[NDArray[Any]]) -> float:

@@ -20,7 +20,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 from ..errors import CompileError, quote
 from ..verify import MAX_ELEMENTS, MAX_STEP
 from .common import MAX_MODEL_BYTES, MAX_NODES, MAX_WEIGHTS, checked_size, one_line, printable, read_file
-from .onnx_fold import fold_node
+from .onnx_fold import check_folded, fold_node
 from .onnx_wire import check_wire
 
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)
@@ -28,6 +28,9 @@ OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)
 
 SMALL = 1 << 10
 """Elements up to which a constant may matter for shapes."""
+
+MAX_ROUNDS = 64
+"""How often shapes are inferred and what they tell is computed: once for each reshape that waits for another."""
 
 SIZES = ("group", "strides", "dilations", "kernel_shape", "blocksize", "num_outputs")
 """Attributes that count something: at least 1 each."""
@@ -55,8 +58,10 @@ def load_onnx(path: Path) -> ModelProto:
     _check_tensors(model, source)
     _check_nodes(model, source)
     _fix_input(model, source)
-    _fold(model, {})
-    _fold(model, _infer(model))
+    _fold(model, {}, source)
+    for _ in range(MAX_ROUNDS):
+        if not _fold(model, _infer(model), source):
+            break
     return model
 
 
@@ -352,7 +357,7 @@ def _infer(model: ModelProto) -> dict[str, tuple[int, ...]]:
     for output in model.graph.output:
         thin.graph.output.add().name = output.name
     try:
-        inferred = shape_inference.infer_shapes(thin, data_prop=True)
+        inferred = shape_inference.infer_shapes(thin)  # not data_prop: sixty nodes could make it fill the memory
     except Exception:  # a node that cannot be inferred is refused by the importer, with its name
         return {}
     infos = [*inferred.graph.value_info, *inferred.graph.output]
@@ -366,8 +371,8 @@ def _infer(model: ModelProto) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _fold(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Replace every node of constants by its result."""
+def _fold(model: ModelProto, shapes: Mapping[str, tuple[int, ...]], source: str) -> bool:
+    """Replace every node of constants by its result; whether there was any."""
     known = constants(model)
     outputs = {output.name for output in model.graph.output}
     fresh: dict[str, Constant] = {}
@@ -380,8 +385,9 @@ def _fold(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
         else:
             known |= results
             fresh |= results
+            check_folded(fresh, source)
     if not fresh:
-        return
+        return False
     kept = [NodeProto.FromString(node.SerializeToString()) for node in rest]
     del model.graph.node[:]
     model.graph.node.extend(kept)
@@ -391,3 +397,4 @@ def _fold(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
         for name, array in fresh.items()
         if name in read
     )
+    return True

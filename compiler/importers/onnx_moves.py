@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import CompileError
+from ..fields import LARGEST
 from ..graph import Concat, Conv2D, DepthOrder, DepthToSpace, MaxPool, Pad, Pair, Slice, SpaceToDepth, Upsample
-from ..spec import LARGEST
 from ..verify import MAX_ELEMENTS, MAX_STEP
 from .onnx_layout import Dims, Refusal, Value, reshaped, transposed
 from .onnx_net import EXPORT, Handler, Net, Op, Result
@@ -161,7 +161,10 @@ def _sliced(net: Net, op: Op, value: Value, ranges: Mapping[int, tuple[int, int,
 def _channels(net: Net, op: Op, tensor: str, kept: range, part: str) -> str:
     if kept.step == 1:
         return net.emit(op, Slice, [tensor], part=part, start=kept.start, stop=kept.stop)
-    w = np.zeros((len(kept), net.builder.shapes[tensor][2]))
+    channels = net.builder.shapes[tensor][2]
+    if len(kept) * channels > MAX_ELEMENTS >> 4:
+        raise Refusal(f"it takes every n-th of {channels} channels", "use step 1")
+    w = np.zeros((len(kept), channels))
     w[range(len(kept)), kept] = 1.0
     return net.emit(op, Conv2D, [tensor], {"w": w[None, None, :, None, None], "b": np.zeros((1, 1, len(kept)))}, part)
 

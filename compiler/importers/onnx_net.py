@@ -252,11 +252,12 @@ class Net:
         values = array.reshape([factor.size for factor in used]).transpose(order)
         values = values.reshape([factor.size if factor in used else 1 for factor in inner])
         vector = np.broadcast_to(values, [factor.size for factor in inner]).reshape(-1)
-        if self.shape(value)[2] % vector.size:
-            if value.size > MAX_SPREAD:
-                raise Refusal("its constant differs from pixel to pixel of a large map", "use one number a channel")
-            value = self.shaped(op, value, (1, 1, value.size))
-        return value, np.tile(vector, self.shape(value)[2] // vector.size).astype(np.float64)
+        channels = self.shape(value)[2] if self.shape(value)[2] % vector.size == 0 else value.size
+        if channels > MAX_SPREAD:
+            raise Refusal(f"its constant spreads over {channels} numbers", "use one number a channel")
+        if channels != self.shape(value)[2]:
+            value = self.shaped(op, value, (1, 1, channels))
+        return value, np.tile(vector, channels // vector.size).astype(np.float64)
 
     def aligned(self, op: Op, values: Sequence[Value]) -> list[Value]:
         """Values in one order and of one size, sizes of 1 repeated."""

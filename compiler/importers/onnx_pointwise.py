@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import CompileError
+from ..fields import LARGEST
 from ..graph import Add, BatchNorm, Clip, Multiply, Pointwise, Prelu, ScaleBias
 from ..numbers import RealArray
-from ..spec import LARGEST
 from .onnx_layout import Refusal, Value
 from .onnx_net import EXPORT, Handler, Net, Op, Result
 
@@ -271,7 +271,6 @@ POINTWISE: Mapping[str, Handler] = {
     "Sigmoid": _pointwise("sigmoid"),
     "Softplus": _pointwise("softplus"),
     "Softsign": _pointwise("softsign"),
-    "Round": _pointwise("round"),
     "Sqrt": _pointwise("sqrt"),
     "Sub": _sub,
     "Sum": _add,

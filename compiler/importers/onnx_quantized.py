@@ -27,11 +27,11 @@ from ..graph import (
     Softmax,
 )
 from ..numbers import Format
+from .common import finite, one_line
 from .onnx_layout import Refusal
 from .onnx_load import constants
 from .quantized_functions import NAMED, Functions
 from .quantized_joins import Joins
-from .quantized_layers import Layers
 from .quantized_moves import Moves
 from .quantized_pools import Pools
 from .quantized_terms import (
@@ -67,7 +67,7 @@ def read_quantized(model: onnx.ModelProto, source: str) -> Graph:
     return Reader(model, source).read()
 
 
-class Reader(Layers, Joins, Functions, Pools, Moves):
+class Reader(Joins, Functions, Pools, Moves):
     """One walk over the nodes; a rule for each operator."""
 
     def read(self) -> Graph:
@@ -79,7 +79,11 @@ class Reader(Layers, Joins, Functions, Pools, Moves):
         inputs = [value for value in graph.input if value.name not in self.terms]
         if len(inputs) != 1:
             raise CompileError(self.source, f"a network has exactly one input, not {len(inputs)}", "export it with one input")
-        self._input(inputs[0])
+        try:
+            self._input(inputs[0])
+        except Refusal as refusal:
+            source = f"{self.source}: input {quote(inputs[0].name)}"
+            raise CompileError(source, refusal.what, refusal.nearest) from refusal
         for op in ops:
             self._read(op)
         self.unsupported.close()
@@ -99,9 +103,12 @@ class Reader(Layers, Joins, Functions, Pools, Moves):
             return
         try:
             self._rule(op)
+            return
         except Refusal as refusal:
             self.unsupported.add(op.label, refusal.what, refusal.nearest)
-            self.lost.update(op.outputs)
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:  # the file may lie
+            self.unsupported.add(op.label, f"it is no such operator: {one_line(error)}", "export the model again")
+        self.lost.update(op.outputs)
 
     def _rule(self, op: Op) -> None:
         rule = self._function if op.kind in NAMED else getattr(self, f"_op_{op.kind}", None)
@@ -233,6 +240,7 @@ class Reader(Layers, Joins, Functions, Pools, Moves):
             self.terms[name] = self._tabulated(op, value, form)
 
     def _quantized_constant(self, op: Op, array: Arrays) -> Arrays:
+        finite(op.where, "its constant", array)
         scale, zero = self._constant(op.inputs[1]), self._constant(op.inputs[2]) if len(op.inputs) > 2 else np.uint8(0)
         limits = np.iinfo(zero.dtype)
         axis = int(op.attributes.get("axis", 1))

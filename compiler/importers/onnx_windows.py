@@ -26,8 +26,8 @@ from ..graph import (
 )
 from ..numbers import RealArray
 from ..verify import MAX_ELEMENTS, MAX_STEP
-from .common import nonzero, same_padding, spatial
-from .lowering import transposed_conv, transposed_outputs, transposed_weights
+from .common import MAX_WEIGHTS, nonzero, same_padding, spatial
+from .lowering import MAX_TRANSPOSED_STRIDE, phases_size, transposed_conv, transposed_outputs, transposed_weights
 from .onnx_layout import Dims, Factor, Refusal, Value, transposed
 from .onnx_net import Handler, Net, Op, Result
 
@@ -118,6 +118,8 @@ def _conv_transpose(net: Net, op: Op) -> Result:
     if max(outputs) * max(stride) > MAX_ELEMENTS or min(outputs) < 1:
         raise CompileError(op.source, f"an output of {outputs[0]}×{outputs[1]} is not possible", "check pads and strides")
     bias = _bias(op, 2, w_iohw.shape[1] * groups)
+    if max(stride) > MAX_TRANSPOSED_STRIDE or phases_size(w_iohw.shape, stride, dilation) > MAX_WEIGHTS:
+        raise Refusal(f"its stride {stride[0]}×{stride[1]} makes too many weights", "use a smaller stride")
     made = transposed_conv(transposed_weights(w_iohw, groups), bias, size, outputs, padding, stride, dilation)
     arrays = {"w": made.w_ohwi[None, None], "b": made.b_o[None, None]}
     tensor = net.cropped(op, x.tensor, made.cropping, "crop")
@@ -253,6 +255,8 @@ def _average_pool(net: Net, op: Op) -> Result:
         if nonzero(padding) and not (counts and padding == stated):
             raise Refusal("dilated pooling with padding that does not count is not supported", "pool without dilation")
         channels = net.shape(x)[2]
+        if channels * math.prod(kernel) > MAX_ELEMENTS >> 4:
+            raise Refusal("its dilated window is too large", "pool without dilation")
         weights = np.full((1, 1, channels, *kernel, 1), 1.0 / math.prod(kernel))
         arrays = {"w": weights, "b": np.zeros((1, 1, channels))}
         spread: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": channels}

@@ -25,8 +25,11 @@ CONTAINERS: Mapping[str, Mapping[int, str]] = {
 }
 """The fields of each message that are walked in turn."""
 
-NUMBERS = (4, 5, 7, 9, 10, 11)
-"""The fields of a tensor that hold its numbers."""
+NUMBERS = (4, 9, 10)
+PACKED = (5, 7, 11)
+"""The fields of a tensor that hold its numbers: as they are, and packed, when one byte can make eight."""
+
+MAX_PACKED = 1 << 24
 
 
 class Bloated(ValueError):
@@ -35,7 +38,7 @@ class Bloated(ValueError):
 
 def check_wire(data: bytes) -> None:
     """*Raises* ``Bloated`` when the file has more fields or structure than any model of use."""
-    fields = structure = 0
+    fields = structure = packed = 0
     pending = [("model", 0, len(data))]
     while pending:
         kind, at, end = pending.pop()
@@ -60,10 +63,14 @@ def check_wire(data: bytes) -> None:
             if wire == 2 and inner and (size > LARGE or inner in ("graph", "tensor")):
                 pending.append((inner, body, at))
                 structure += body - start
+            elif wire == 2 and kind == "tensor" and number in PACKED:
+                packed += size
             elif not (wire == 2 and kind == "tensor" and number in NUMBERS):
                 structure += at - start
             if fields > MAX_FIELDS or structure > MAX_STRUCTURE:
                 raise Bloated(f"it has more than {MAX_FIELDS} fields, or {MAX_STRUCTURE} bytes beside its weights")
+            if packed > MAX_PACKED:
+                raise Bloated(f"it has more than {MAX_PACKED} bytes of packed integers: store them as raw data")
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:

@@ -29,6 +29,9 @@ __all__ = [
     "smooth_function",
 ]
 
+LARGEST_WINDOW = 1 << 12
+"""Samples of a window whose sums are looked at, each of them."""
+
 SLACK = 16
 """Last places of float32 by which a smooth function, as somebody computes it, may be off."""
 
@@ -170,6 +173,8 @@ def average_is_sure(x: Format, y: Format, counts: set[int], divisors: Mapping[in
     *Source*: onnxruntime qlinear_pool.cc.
     """
     low, high = x.min_raw - x.zero_point, x.max_raw - x.zero_point
+    if max(counts) > LARGEST_WINDOW:
+        return False
     for count in counts:
         ratio = np.float64(x.scale) / np.float64(y.scale) / divisors[count]
         steps = np.arange(count * low, count * high + 1, dtype=np.float64) * ratio + y.zero_point

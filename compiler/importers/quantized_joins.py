@@ -30,6 +30,9 @@ from .quantized_terms import (
     replace_output,
 )
 
+MOST_TABLES = 1 << 12
+"""Channels that may each have a table of their own."""
+
 
 class Joins(Terms):
     """QLinearAdd, QLinearMul, QLinearConcat, and the same between dequantizers and a quantizer."""
@@ -105,6 +108,8 @@ class Joins(Terms):
             raise Refusal("it mixes int8 and uint8", "use one type throughout")
         x = self._map(x, op.where)
         values = self._per_channel(constant.raw, x)
+        if len(values) > MOST_TABLES:
+            raise Refusal(f"it needs {len(values)} tables", f"use at most {MOST_TABLES} channels")
         other = Format(*FORMATS[constant.kind], float(constant.scale[0]), int(constant.zero_point[0]))
         raw = np.broadcast_to(ort_math.every_raw(x.format)[None, :], (len(values), 1 << x.format.bits))
         a, b, formats = raw, np.broadcast_to(values[:, None], raw.shape), (x.format, other)

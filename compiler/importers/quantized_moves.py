@@ -21,16 +21,17 @@ from ..graph import (
 )
 from ..numbers import Format, RealArray
 from . import ort_math
-from .common import spatial
+from .common import checked_size, spatial
 from .onnx_layout import Refusal
+from .quantized_layers import Layers
 from .quantized_terms import (
+    Layer,
     Op,
-    Terms,
     Value,
 )
 
 
-class Moves(Terms):
+class Moves(Layers):
     """Reshapes and transpositions are bookkeeping; the rest keeps its input's format."""
 
     def _op_Reshape(self, op: Op) -> None:
@@ -154,6 +155,7 @@ class Moves(Terms):
         mode = op.text("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
         rounding = op.text("nearest_mode", "floor" if old else "round_prefer_floor")
         for size, scale in zip(value.dims[2:], factor, strict=True):
+            checked_size(op.where, "the output", (size, scale))
             if not _repeats(size, scale, mode, rounding):
                 raise Refusal(f"{mode} and {rounding} do not repeat each sample alike", "use asymmetric and floor")
         name = self.builder.fresh(op.outputs[0])
@@ -174,8 +176,8 @@ class Moves(Terms):
             for at, axis in enumerate(axes):
                 every[axis], every[axis + rank] = pads[at], pads[at + len(axes)]
             pads = tuple(every)
-        if len(pads) != 2 * rank or min(pads) < 0 or any(pads[:2]) or any(pads[rank : rank + 2]):
-            raise Refusal("it pads channels, or by negative numbers", "pad rows and columns")
+        if len(pads) != 2 * rank or min(pads) < 0 or pads[0] or pads[rank]:
+            raise Refusal("it pads the batch, or by negative numbers", "pad rows, columns and channels")
         raw = 0 if not value.real else value.format.zero_point
         if len(op.inputs) > 2 and op.inputs[2]:
             fill = self._constant(op.inputs[2])
@@ -188,11 +190,32 @@ class Moves(Terms):
                 raw = int(fill.ravel()[0])
         edges = [(pads[axis], pads[axis + rank]) for axis in range(2, rank)]
         padding = (*edges, *[(0, 0)] * (2 - len(edges)))
+        if pads[1] or pads[rank + 1]:
+            value = self._wider(op, value, (pads[1], pads[rank + 1]), raw)
+        if not any(map(any, padding)):
+            self.terms[op.outputs[0]] = value
+            return
         node = Pad(
             name=self.builder.fresh(op.outputs[0]), inputs=(value.node,), source=op.where, padding=(padding[0], padding[1]),
             value=float(value.format.dequantize(np.asarray(raw))),
         )  # fmt: skip
         self._moved(op, value, self.builder.add(node))
+
+    def _wider(self, op: Op, value: Value, pads: Pair, raw: int) -> Value:
+        """More channels, of real zeros: a convolution of 1×1 whose kernels are zeros and ones, and whose scale is one."""
+        if raw != value.format.zero_point:
+            raise Refusal("it pads channels with a number", "pad channels with zero")
+        before, after = pads
+        channels = value.dims[1]
+        w_oi = np.eye(channels, dtype=np.int64)[:, None, None, :]
+        w_ohwi = np.pad(w_oi, ((before, after), (0, 0), (0, 0), (0, 0)))
+        dims = (1, len(w_ohwi), *value.dims[2:])
+        layer = Layer(value, w_ohwi, np.ones(1, dtype=np.float32), dims, value.axes, "conv2d")
+        zeros, ones = np.zeros(len(w_ohwi), dtype=np.int64), np.ones(len(w_ohwi))
+        limits = value.format.min_raw, value.format.max_raw
+        name = f"{op.outputs[0]}_channels" if op.outputs else "channels"
+        node = self._conv_like(op, layer, name, value.format, limits, "float32", w_ohwi, zeros, ones)
+        return replace(value, node=node, dims=dims)
 
     def _op_DepthToSpace(self, op: Op) -> None:
         value = self._map(self._value(op.inputs[0]), op.where)

@@ -12,17 +12,14 @@ from pathlib import Path
 
 from ..errors import CompileError
 from ..graph import Graph, Input, Shape
-from .common import Builder, Unsupported, printable
+from .common import Builder, Unsupported, checked_range, printable
 from .tflite_call import Call, Refused, Rule, State, feature_map, tensor_format
 from .tflite_file import Model, Operator, Tensor, read_model
 from .tflite_integer import INTEGER
 from .tflite_kernels import Unrepresentable
 from .tflite_real import REAL
 
-__all__ = ["DEFAULT_RANGE", "import_tflite", "read_tflite"]
-
-DEFAULT_RANGE = (-1.0, 1.0)
-"""The range of a float network's input when none is given. Quantized ones say it themselves."""
+__all__ = ["import_tflite", "read_tflite"]
 
 INTEGERS = ("INT8", "UINT8", "INT16")
 NEAREST: Mapping[str, str] = {
@@ -50,11 +47,17 @@ OTHER_SCALES = "export it with other scales"
 SHAPED = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 """Their further inputs say again what the declared shape of the result says."""
 
+DROPS_AXES = ("MEAN", "REDUCE_MAX", "STRIDED_SLICE")
+"""Their results can lack axes of size 1 that ours keep."""
+
+TAKES_UINT8 = ("QUANTIZE", "DEQUANTIZE")
+"""All that tflite-micro does with uint8."""
+
 
 def read_tflite(path: Path, input_range: tuple[float, float] | None = None) -> Graph:
     """The graph of a ``.tflite`` file, verified.
 
-    ``input_range`` is what the input of a float network stays in, `DEFAULT_RANGE` if not given.
+    ``input_range`` is what the input of a float network stays in, see `checked_range`; an int8 file says it itself.
 
     *Raises* ``CompileError`` for a broken file, and one that lists every operator that cannot be imported.
     """
@@ -68,7 +71,7 @@ def import_tflite(path: Path, input_range: tuple[float, float] | None = None) ->
     operators = _needed(model)
     state = State(model, Builder(model.name), real=not _is_integer(model, operators))
     unsupported = Unsupported(model.source)
-    _add_input(state, operators, unsupported, input_range or DEFAULT_RANGE)
+    _add_input(state, operators, unsupported, checked_range(model.source, input_range))
     for operator in operators:
         _import(state, operator, unsupported)
     unsupported.close()
@@ -159,11 +162,14 @@ def _import(state: State, operator: Operator, unsupported: Unsupported) -> None:
 
 
 def _rule(call: Call) -> Rule:
-    rules: Mapping[str, Rule] = REAL if call.state.real else INTEGER | {"DEQUANTIZE": _dequantize, "QUANTIZE": _quantize}
+    rules: Mapping[str, Rule] = REAL if call.state.real else {**INTEGER, "DEQUANTIZE": _dequantize, "QUANTIZE": _quantize}
     if call.kind not in rules:
         kind = "float" if call.state.real else "int8"
         nearest = NEAREST.get(call.kind, "compute it outside the network")
         raise Refused(f"{call.kind} is not supported in {kind} networks", nearest)
+    tensors = [call.state.model.tensors[index] for index in (*call.operator.inputs[:1], *call.operator.outputs) if index >= 0]
+    if call.kind not in TAKES_UINT8 and any(tensor.kind == "UINT8" for tensor in tensors):
+        raise Refused("it computes in uint8", "convert the network to int8")
     return rules[call.kind]
 
 
@@ -194,7 +200,7 @@ def _keep(call: Call, names: tuple[str, ...]) -> None:
         shape, wanted = call.shape_of(name), call.expected(position)
         if shape != wanted and call.kind != "ARG_MAX":
             made, declared = ("×".join(map(str, size)) for size in (shape, wanted))
-            if sorted(size for size in shape if size > 1) != sorted(size for size in wanted if size > 1):
+            if call.kind not in DROPS_AXES or [size for size in shape if size > 1] != [size for size in wanted if size > 1]:
                 call.fail(f"makes {made}, but its result is declared as {declared}")
             name = call.reshaped(name, wanted, "map")
         call.state.names[tensor.index] = name

@@ -32,8 +32,6 @@ DTYPES: Mapping[str, str] = {
 }
 ITEM_BYTES: Mapping[str, int] = {kind: np.dtype(dtype).itemsize for kind, dtype in DTYPES.items()}
 
-SAME, VALID = 0, 1
-
 
 class Refused(Exception):
     """This operator cannot be imported: what is wrong with it, and the nearest thing that works."""
@@ -161,6 +159,8 @@ class Call:
         """The graph's name of an input that is no constant."""
         tensor = self.tensor(position)
         if tensor.index in self.state.names:
+            if self.state.real and tensor.kind != "FLOAT32":
+                raise Refused(f"its input {position} is {tensor.kind}", "use float32 tensors")
             return self.state.names[tensor.index]
         if tensor.index in self.state.heads:
             raise Refused("it reads the result of a softmax", "end the network in the softmax, or leave the softmax out")
@@ -211,6 +211,13 @@ class Call:
             self.fail(f"input {position} holds too many numbers")
         return tuple(int(number) for number in self.constant(position, ("INT32", "INT64")).ravel())
 
+    def integer(self, position: int) -> int:
+        """A constant that is one integer."""
+        numbers = self.integers(position)
+        if len(numbers) != 1:
+            self.fail(f"input {position} must be one number, not {len(numbers)}")
+        return numbers[0]
+
     def reals(self, position: int) -> RealArray:
         """A constant of real numbers: as stored, made by an operator of constants, or quantized weights dequantized."""
         tensor = self.tensor(position)
@@ -230,6 +237,11 @@ class Call:
             sizes[tensor.axis] = -1
         real = (array - zero_points.reshape(sizes if len(zero_points) > 1 else [1])) * np.array(scales).reshape(sizes)
         return finite(self.source, what, real)
+
+    def check_per_channel(self, what: str, shape: tuple[int, ...], channels: int) -> None:
+        """*Raises* `Refused` for a constant that is neither one number nor one for each channel."""
+        if math.prod(shape) != 1 and (math.prod(shape) != channels or shape[-1] != channels):
+            raise Refused(f"{what} of shape {shape}", "use one number, or one for each channel")
 
     def scales(self, position: int) -> tuple[float, ...]:
         """The scales of a quantized constant, each finite and positive."""

@@ -20,6 +20,7 @@ from .tflite_windows import (
     merged_padding,
     spatial_kernel,
     transposed,
+    transposed_filter,
     transposed_result,
 )
 
@@ -131,7 +132,7 @@ def transpose_conv(call: Call) -> tuple[str, ...]:
     """
     if call.option("FusedActivationFunction") != kernels.NONE:
         raise Refused("it has a fused activation", "put the activation behind it")
-    w_ohwi = call.constant(1, ("INT8",)).astype(np.int64)
+    w_ohwi = transposed_filter(call, call.constant(1, ("INT8",)).astype(np.int64))
     outputs = len(w_ohwi)
     name, made = transposed(call, w_ohwi, _bias(call, 3, outputs))
     multipliers = _channel_multipliers(call, outputs, axis=0, data=2)
@@ -310,8 +311,7 @@ def _table_with_constant(call: Call, combine: Callable[[IntArray, IntArray, bool
     if call.expected() != call.shape(1 - constant):
         raise Refused("its constant is larger than its input", "use a constant for each channel")
     c = call.constant(constant, ("INT8",)).astype(np.int64)
-    if c.size not in (1, channels) or (c.size != c.shape[-1:] and c.size > 1 and c.shape[-1] != c.size):
-        raise Refused(f"its constant has the shape {c.shape}", "use one number, or one for each channel")
+    call.check_per_channel("it has a constant", c.shape, channels)
     call.spend((c.size, 256))
     x = call.format(1 - constant)
     steps = np.arange(x.min_raw, x.max_raw + 1) - x.zero_point
@@ -356,8 +356,7 @@ def prelu(call: Call) -> tuple[str, ...]:
     """PRELU: a table for each channel."""
     x, y, alpha = call.format(0), call.result, call.format(1)
     c = call.constant(1, ("INT8",)).astype(np.int64) - alpha.zero_point
-    if c.size not in (1, call.shape(0)[2]):
-        raise Refused(f"its slopes have the shape {c.shape}", "share them over rows and columns")
+    call.check_per_channel("it has slopes", c.shape, call.shape(0)[2])
     call.spend((c.size, 256))
     return (_table(call, np.stack([kernels.prelu(x, y, int(slope), alpha.scale) for slope in c.ravel()])),)
 

@@ -56,6 +56,8 @@ def concatenation(call: Call) -> tuple[str, ...]:
     if call.option("FusedActivationFunction") != NO_ACTIVATION:
         raise Refused("it has a fused activation", "put the activation behind it")
     names = tuple(call.activation(position) for position in range(len(call.operator.inputs)))
+    if not names:
+        call.fail("it joins nothing")
     same_format(call, range(len(names)))
     if len(names) == 1:
         return names
@@ -140,7 +142,7 @@ def pad(call: Call) -> tuple[str, ...]:
     """PAD, PADV2 and MIRROR_PAD's plain kin: rows and columns of one value."""
     same_format(call)
     sizes, rank = call.integers(1), len(call.tensor(0).shape)
-    if len(sizes) != 2 * rank or min(sizes, default=0) < 0 or max(sizes, default=0) > 1 << 20:
+    if rank < 2 or len(sizes) != 2 * rank or min(sizes, default=0) < 0 or max(sizes, default=0) > 1 << 20:
         call.fail(f"its padding must be {rank} pairs of 0 to {1 << 20}, not {list(sizes)}")
     pairs = list(zip(sizes[::2], sizes[1::2], strict=True))
     rows, cols = [*pairs[1:-1], (0, 0), (0, 0)][:2]
@@ -202,7 +204,7 @@ def split(call: Call) -> tuple[str, ...]:
     """SPLIT (axis, tensor) into equal parts, SPLIT_V (tensor, sizes, axis) into given ones."""
     even = call.kind == "SPLIT"
     data = 1 if even else 0
-    (axis,) = call.integers(0 if even else 2) or (0,)
+    axis = call.integer(0 if even else 2)
     shape, count = call.tensor(data).shape, len(call.operator.outputs)
     if not -len(shape) <= axis < len(shape) or not count:
         call.fail(f"its axis must be one of {len(shape)}, not {axis}")
@@ -223,6 +225,8 @@ def split(call: Call) -> tuple[str, ...]:
 def _part(call: Call, spans: list[Pair], data: int, position: int = 0) -> str:
     """The samples within ``spans`` of all axes: a crop, then a slice of channels."""
     shape = call.tensor(data).shape
+    if len(shape) < 2:
+        raise Refused("it cuts a vector without a batch", "use tensors of 2 to 4 axes")
     for (first, last), full in zip(spans, shape, strict=True):
         if not 0 <= first < last <= full:
             call.fail(f"samples {first} … {last - 1} must lie within 0 … {full - 1}")
@@ -232,7 +236,7 @@ def _part(call: Call, spans: list[Pair], data: int, position: int = 0) -> str:
     cuts = [(first, full - last) for (first, last), full in zip(spans, shape, strict=True)]
     rows, cols = [*cuts[1:-1], (0, 0), (0, 0)][:2]
     suffix = f"part{position}" if position else ""
-    channels = cuts[-1] != (0, 0) and len(cuts) > 1
+    channels = cuts[-1] != (0, 0)
     if any(rows) or any(cols):
         label = "crop" if channels else suffix
         name = call.add(Crop(name=call.fresh(label), inputs=(name,), source=call.source, cropping=(rows, cols)))
@@ -244,7 +248,7 @@ def _part(call: Call, spans: list[Pair], data: int, position: int = 0) -> str:
 
 def arg_max(call: Call) -> tuple[str, ...]:
     """ARG_MAX over the channels; its result can only leave the network."""
-    rank, (axis,) = len(call.tensor(0).shape), call.integers(1) or (0,)
+    rank, axis = len(call.tensor(0).shape), call.integer(1)
     if axis % max(rank, 1) != rank - 1:
         raise Refused(f"it searches along axis {axis}", "search along the channels, the last axis")
     return (call.add(ArgMax(name=call.fresh(), inputs=(call.activation(0),), source=call.source)),)

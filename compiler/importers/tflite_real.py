@@ -32,6 +32,7 @@ from .tflite_windows import (
     merged_padding,
     spatial_kernel,
     transposed,
+    transposed_filter,
     transposed_result,
 )
 
@@ -117,7 +118,7 @@ def fully_connected(call: Call) -> tuple[str, ...]:
 
 
 def transpose_conv(call: Call) -> tuple[str, ...]:
-    w_ohwi = call.reals(1)
+    w_ohwi = transposed_filter(call, call.reals(1))
     name, made = transposed(call, w_ohwi, _bias(call, 3, len(w_ohwi)))
     node = Conv2D(name=call.fresh("phases"), inputs=(name,), source=call.source, padding=made.padding)
     name = call.add(node, w=made.w_ohwi[None, None], b=made.b_o[None, None])
@@ -207,8 +208,9 @@ def _channels(call: Call, position: int) -> RealArray:
     """A constant operand, one number for each channel."""
     shape = call.shape(1 - position)
     constant = call.reals(position)
-    if call.expected() != shape or constant.size not in (1, shape[2]) or constant.size not in (1, *constant.shape[-1:]):
-        raise Refused(f"its constant has the shape {constant.shape}", "use one number, or one for each channel")
+    if call.expected() != shape:
+        raise Refused("its constant is larger than its input", "use a constant for each channel")
+    call.check_per_channel("it has a constant", constant.shape, shape[2])
     return np.broadcast_to(constant.ravel(), shape[2])
 
 
@@ -221,8 +223,7 @@ def _affine(call: Call, data: int, scale: RealArray | float, bias: RealArray | f
 
 def prelu(call: Call) -> tuple[str, ...]:
     channels, slope = call.shape(0)[2], call.reals(1)
-    if slope.size not in (1, channels):
-        raise Refused(f"its slopes have the shape {slope.shape}", "share them over rows and columns")
+    call.check_per_channel("it has slopes", slope.shape, channels)
     node = Prelu(name=call.fresh(), inputs=(call.activation(0),), source=call.source)
     return (call.add(node, slope=np.array(np.broadcast_to(slope.ravel(), channels))),)
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from ..graph import Crop, DepthToSpace, Pad, Padding, Pair, Shape
 from ..numbers import IntArray, RealArray
-from .common import nonzero, same_padding
+from .common import nonzero
 from .lowering import TransposedConv, transposed_conv
 from .tflite_call import Call, Refused
 
@@ -17,6 +17,7 @@ __all__ = [
     "merged_padding",
     "spatial_kernel",
     "transposed",
+    "transposed_filter",
     "transposed_result",
 ]
 
@@ -77,15 +78,21 @@ def spatial_kernel(call: Call) -> Pair:
     return shape[0] if 0 in wide else 1, shape[1] if 1 in wide else 1
 
 
+def transposed_filter(call: Call, w: Weights) -> Weights:
+    """The weights ``(O, kh, kw, I)`` of TRANSPOSE_CONV."""
+    reads, makes = call.shape(2)[2], call.expected()[2]
+    if w.ndim != 4 or w.shape[3] != reads or w.shape[0] != makes:
+        call.fail(f"its filter of shape {w.shape} does not fit {reads} channels in and {makes} out")
+    return w
+
+
 def transposed(call: Call, w_ohwi: Weights, b_o: Weights) -> tuple[str, TransposedConv]:
     """What the convolution of a TRANSPOSE_CONV reads, and what it is."""
-    shape, wanted, stride = call.shape(2), call.expected(), call.stride()
-    if w_ohwi.ndim != 4 or w_ohwi.shape[3] != shape[2] or len(w_ohwi) != wanted[2]:
-        call.fail(f"its filter of shape {w_ohwi.shape} does not fit {shape[2]} channels in and {wanted[2]} out")
+    shape, wanted = call.shape(2), call.expected()
+    stride: Pair = call.stride()
     call.spend((*w_ohwi.shape, *stride))
-    top, left = (same_padding(wanted[a], w_ohwi.shape[1 + a], stride[a])[0] for a in (0, 1))
-    padding = (0, 0) if call.padding(wanted, (1, 1), stride) == ((0, 0), (0, 0)) and call.option("Padding") else (top, left)
-    made = transposed_conv(w_ohwi, b_o, shape[:2], wanted[:2], padding, stride)
+    (top, _), (left, _) = call.padding(wanted, (w_ohwi.shape[1], w_ohwi.shape[2]), stride)
+    made = transposed_conv(w_ohwi, b_o, shape[:2], wanted[:2], (top, left), stride)
     call.spend(made.w_ohwi.shape)
     return _cropped(call, call.activation(2), made.cropping, "inner"), made
 

@@ -55,12 +55,25 @@ def fold(graph: Graph, options: Options = DEFAULT) -> Graph:
     left to take. Only then is it final what is refused.
     """
     while True:
-        folded = graph
-        for step in fold_order(options):
-            folded = verify(step(folded), stage=pass_name(step))
+        folded = _turn(graph, options)
         news = folded.decisions[len(graph.decisions) :]
         taken = tuple(decision for decision in news if decision.taken)
-        proofs = any(isinstance(node, Clip) for node in folded.nodes) or any(decision.certificate for decision in taken)
-        if not taken or not (proofs or options.fold == "interior"):
+        proofs = any(decision.certificate for decision in (*taken, *(d for d in news if d.rule == "prune")))
+        settled = replace(folded, decisions=(*graph.decisions, *taken))
+        if not taken or not (proofs or options.fold == "interior" or _shows_more(settled, folded, options)):
             return folded
-        graph = replace(folded, decisions=(*graph.decisions, *taken))
+        graph = settled
+
+
+def _turn(graph: Graph, options: Options) -> Graph:
+    for step in fold_order(options):
+        graph = verify(step(graph), stage=pass_name(step))
+    return graph
+
+
+def _shows_more(settled: Graph, folded: Graph, options: Options) -> bool:
+    """Whether another turn finds what the first could not: only proofs do that, and only clips need them."""
+    if not any(isinstance(node, Clip) for node in folded.nodes):
+        return False
+    once, again = ({(d.rule, d.layers) for d in graph.decisions} for graph in (folded, _turn(settled, options)))
+    return not again <= once

@@ -56,7 +56,7 @@ words = st.integers(-(2**31), 2**31)
 multipliers = st.integers(0, 2**31 - 1) | st.integers(2**30, 2**31 - 1)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=600)
 @given(words, multipliers, st.integers(-31, 0))
 @example(-(2**30), 2**30, -1)
 def test_tflite_rounds_as_c_does(acc: int, m: int, s: int) -> None:
@@ -69,7 +69,7 @@ def test_tflite_shifts_to_the_left_first(acc: int, m: int, s: int) -> None:
     assert TfliteRequantizer(np.array([m]), np.array([s]))(np.array([acc])).tolist() == [c_scaled(acc, m, s)]
 
 
-@settings(max_examples=2000)
+@settings(max_examples=600)
 @given(words, multipliers, st.integers(0, 31))
 def test_two_roundings_are_one_with_other_offsets(acc: int, m: int, e: int) -> None:
     """Why one multiplication, one addition and one shift can do what tflite does in two."""

@@ -21,10 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from convfold.compiler import spec
+from convfold.compiler import fields, npz, spec
+from convfold.compiler import layers as operators
 from convfold.compiler.errors import CompileError
 from convfold.compiler.graph import BatchNorm, Clip, Conv2D, Dense, Graph, MaxPool, Pca, window_size
-from convfold.compiler.spec import load_spec, read_npz
+from convfold.compiler.npz import read_npz
+from convfold.compiler.spec import load_spec
 
 Tree = Any
 Arrays = dict[str, NDArray[Any]]
@@ -191,7 +193,7 @@ def test_every_field_of_every_operator(tmp_path: Path) -> None:
 def test_same_padding_is_the_least_that_gives_every_stride_an_output(
     size: int, kernel: int, stride: int
 ) -> None:
-    begin, end = spec._same((size, size, 1), (kernel, kernel), (stride, stride))[0]
+    begin, end = fields.same_padding((size, size, 1), (kernel, kernel), (stride, stride))[0]
     assert window_size(size, kernel, stride, (begin, end)) == -(-size // stride)
     assert 0 <= end - begin <= 1
     if end:
@@ -475,7 +477,7 @@ TREES: dict[str, tuple[Change, str, str]] = {
     "unknown op, none near": (
         in_layer(1, op="lstm"),
         f"{EDGES}: op 'lstm' is not known",
-        f"choose from {', '.join(map(repr, sorted(spec.OPERATORS)))}",
+        f"choose from {', '.join(map(repr, sorted(operators.OPERATORS)))}",
     ),
     "op no string": (
         in_layer(2, op=["relu"]),
@@ -808,19 +810,19 @@ ARRAYS: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]], str, str]] 
         "edges.w",
         lambda w: w.transpose(1, 2, 3, 0),
         f"{EDGES}: array 'edges.w' in net.npz must have shape (out, kh, kw, 2), not (3, 3, 2, 4)",
-        spec.CONV_HINT,
+        operators.CONV_HINT,
     ),
     "no axes": (
         "edges.w",
         lambda w: w.reshape(-1),
         f"{EDGES}: array 'edges.w' in net.npz must have shape (out, kh, kw, 2), not (72,)",
-        spec.CONV_HINT,
+        operators.CONV_HINT,
     ),
     "no outputs": (
         "edges.w",
         lambda w: w[:0],
         f"{EDGES}: array 'edges.w' in net.npz must have shape (out, kh, kw, 2), not (0, 3, 3, 2)",
-        spec.CONV_HINT,
+        operators.CONV_HINT,
     ),
     "bias": (
         "edges.b",
@@ -838,7 +840,7 @@ ARRAYS: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]], str, str]] 
         "scores.w",
         lambda w: w.T,
         f"{SCORES}: array 'scores.w' in net.npz must have shape (out, 256), not (256, 3)",
-        spec.DENSE_HINT,
+        operators.DENSE_HINT,
     ),
     **{
         f"{value}": (
@@ -1150,12 +1152,12 @@ def test_a_member_that_unpacks_to_less_than_it_says(tmp_path: Path) -> None:
 def test_more_arrays_and_numbers_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members = {f"a{n}.npy": npy(np.ones(8)) for n in range(5)}
     path = archive(tmp_path / "net.npz", members)
-    monkeypatch.setattr(spec, "MAX_ARRAYS", 4)
+    monkeypatch.setattr(npz, "MAX_ARRAYS", 4)
     refused_npz(path, "'net.npz' must not hold more than 4 arrays\n  fix: split the network$")
-    monkeypatch.setattr(spec, "MAX_ARRAYS", 5)
-    monkeypatch.setattr(spec, "MAX_NPZ_ELEMENTS", 32)
+    monkeypatch.setattr(npz, "MAX_ARRAYS", 5)
+    monkeypatch.setattr(npz, "MAX_NPZ_ELEMENTS", 32)
     refused_npz(path, "array 'a4' in 'net.npz' cannot be read: with it the file holds more than 32 numbers\n")
-    monkeypatch.setattr(spec, "MAX_NPZ_BYTES", 100)
+    monkeypatch.setattr(npz, "MAX_NPZ_BYTES", 100)
     refused_npz(path, "'net.npz' must not exceed 100 bytes\n  fix: make the file smaller$")
 
 

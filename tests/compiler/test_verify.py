@@ -17,18 +17,36 @@ from hypothesis import strategies as st
 from convfold.compiler.errors import CompileError, InternalError, quote
 from convfold.compiler.graph import (
     Add,
+    ArgMax,
     Array,
     BatchNorm,
     BorderClasses,
+    ChannelShuffle,
     Clip,
+    Concat,
     Conv2D,
+    Crop,
     Dense,
+    DepthToSpace,
+    Flatten,
     Graph,
     Input,
     MaxPool,
+    Multiply,
     Node,
+    Pad,
     Pca,
+    Pointwise,
+    Prelu,
+    QAdd,
+    QAveragePool,
     QConv2D,
+    QMultiply,
+    QTable,
+    Reshape,
+    Slice,
+    Softmax,
+    SpaceToDepth,
     Upsample,
 )
 from convfold.compiler.numbers import Format
@@ -105,6 +123,68 @@ def integer_graph() -> Graph:
             "edges.m": np.full(3, (1 << 17) - 1),
         },
     )
+
+
+def imported_graph() -> Graph:
+    """Every operator of integers, as an importer makes them."""
+
+    def where(name: str, *inputs: str, **fields: Any) -> Any:
+        return {"name": name, "inputs": inputs, "source": f"net.tflite: {name}"} | fields
+
+    limits: dict[str, Any] = {"low": -128, "high": 127, "format": INT8, "rounding": "tflite"}
+    nodes = (
+        Input(**where("image", shape=(4, 4, 2)), low=0.0, high=1.0, format=INT8),
+        QConv2D(
+            **where("conv", "image", **limits),
+            stride=(1, 1),
+            padding=((2, 2), (2, 2)),
+            dilation=(2, 2),
+            groups=2,
+            classes=BorderClasses(),
+            weight_bits=8,
+        ),
+        QConv2D(
+            **where("scaled", "image", **limits | {"rounding": "float32"}),
+            stride=(1, 1),
+            padding=((0, 0), (0, 0)),
+            classes=BorderClasses(),
+            weight_bits=8,
+        ),
+        QAdd(**where("sum", "conv", "scaled", **limits), multipliers=((2**30, 0), (2**30, -1), (2**30, -18)), shift=20),
+        QMultiply(**where("product", "sum", "conv", **limits), multiplier=(2**30, -7)),
+        QAveragePool(
+            **where("mean", "product", **limits),
+            kernel=(2, 2),
+            stride=(1, 1),
+            padding=((1, 0), (1, 0)),
+            count_include_pad=False,
+        ),
+        QTable(**where("curve", "mean"), format=INT8, function="sigmoid"),
+        Concat(**where("both", "mean", "curve")),
+        ChannelShuffle(**where("shuffle", "both"), groups=2),
+        DepthToSpace(**where("wide", "shuffle"), block=(2, 2)),
+        SpaceToDepth(**where("deep", "wide"), block=(2, 2)),
+        Upsample(**where("up", "deep"), factor=(2, 2)),
+        Pad(**where("pad", "up"), padding=((1, 1), (1, 1))),
+        Crop(**where("crop", "pad"), cropping=((1, 1), (1, 1))),
+        Slice(**where("part", "crop"), start=0, stop=2),
+        MaxPool(**where("pool", "part"), kernel=(2, 2), stride=(2, 2)),
+        Reshape(**where("reshape", "pool"), shape=(2, 8, 2)),
+        Flatten(**where("flat", "reshape")),
+        ArgMax(**where("best", "flat")),
+    )
+    weights: dict[str, Array] = {
+        "conv.w": np.full((1, 1, 2, 3, 3, 1), -128),
+        "conv.b": np.zeros((1, 1, 2), dtype=np.int64),
+        "conv.m": np.full(2, 2**31 - 1),
+        "conv.s": np.array([-31, 2]),
+        "scaled.w": np.full((1, 1, 2, 1, 1, 2), 127),
+        "scaled.b": np.zeros((1, 1, 2), dtype=np.int64),
+        "scaled.scale": np.array([0.25, 1e-6]),
+        "curve.table": np.arange(-128, 128)[None],
+    }
+    heads = (("flat", Softmax(1.0, Format(8, True, 1 / 256, -128))),)
+    return Graph("net", nodes, ("best", "flat"), weights, labels=tuple(map(str, range(32))), heads=heads)
 
 
 Change = Callable[[Graph], Graph]
@@ -402,8 +482,167 @@ QUANTIZED: dict[str, tuple[Change, str, str]] = {
 }
 
 
+LARGE = 2**31
+IMPORTED: dict[str, tuple[Change, str, str]] = {
+    "channels of a group": (
+        node("scaled", groups=2),
+        "'scaled'",
+        "array 'scaled.w' must have shape (1, 1, O, kh, kw, 1), not (1, 1, 2, 1, 1, 2)",
+    ),
+    "groups": (
+        node("conv", groups=-1),
+        "'conv'",
+        "array 'conv.w' must have shape (1, 1, O, kh, kw, 2), not (1, 1, 2, 3, 3, 1)",
+    ),
+    "rounding": (
+        node("product", rounding="up"),
+        "'product'",
+        "rounding must be one of native, tflite, float32, float64, not 'up'",
+    ),
+    "limits": (node("sum", low=128), "'sum'", "limits must rise inside int8 × 0.5, not [128, 127]"),
+    "dilation": (
+        node("conv", dilation=(0, 2), padding=((0, 0), (2, 2))),
+        "'conv'",
+        "dilation must be 1 to 1048576, not (0, 2)",
+    ),
+    "exponents": (
+        arrays(conv_s=np.array([-32, 0])),
+        "'conv'",
+        "array 'conv.s' must stay in [-31, 30], not [-32, 0]",
+    ),
+    "multipliers": (
+        arrays(conv_m=np.array([-1, 0])),
+        "'conv'",
+        f"array 'conv.m' must stay in [0, {LARGE - 1}], not [-1, 0]",
+    ),
+    "exponents missing": (arrays(conv_s=None), "'conv'", "array 'conv.s' is missing"),
+    "scale of integers": (
+        arrays(scaled_scale=np.array([1, 2])),
+        "'scaled'",
+        "array 'scaled.scale' must hold float64, not int64",
+    ),
+    "concat": (
+        node("curve", format=Format(8, True, 0.25)),
+        "'both'",
+        "concat takes tensors of one format: 'mean' is int8 × 0.5, but 'curve' is int8 × 0.25",
+    ),
+    "mean": (
+        node("mean", format=Format(8, True, 0.25)),
+        "'mean'",
+        "format must be that of its input, int8 × 0.5, not int8 × 0.25",
+    ),
+    "mean of floats": (
+        node("mean", rounding="float32", ratio=0.0),
+        "'mean'",
+        "ratios must be 1, finite and positive, not (0.0,)",
+    ),
+    "mean in padding": (
+        node("mean", stride=(2, 1), padding=((2, 2), (1, 0))),
+        "'mean'",
+        "padding must be below the kernel (2, 2), not ((2, 2), (1, 0))",
+    ),
+    "table's rows": (
+        arrays(curve_table=np.zeros((3, 256), dtype=np.int64)),
+        "'curve'",
+        "array 'curve.table' must have shape (1, 256) or (2, 256), not (3, 256)",
+    ),
+    "table's length": (
+        arrays(curve_table=np.zeros((1, 255), dtype=np.int64)),
+        "'curve'",
+        "array 'curve.table' must have shape (1, 256) or (2, 256), not (1, 255)",
+    ),
+    "table's entries": (
+        arrays(curve_table=np.full((1, 256), 128)),
+        "'curve'",
+        "array 'curve.table' must stay in [-128, 127], not [128, 128]",
+    ),
+    "terms of a sum": (
+        node("sum", multipliers=((1, 0), (1, 0))),
+        "'sum'",
+        "multipliers must be 3, the last not negative, not ((1, 0), (1, 0))",
+    ),
+    "shift of a sum": (node("sum", shift=32), "'sum'", "shift must be 0 to 31, not 32"),
+    "exponent of a sum": (
+        node("sum", multipliers=((1, 0), (1, -32), (1, 0))),
+        "'sum'",
+        f"multiplier must be 0 to {LARGE - 1} with exponent -31 to 30, not (1, -32)",
+    ),
+    "native sum": (
+        node("sum", rounding="native", multipliers=((1, 0), (1, 1))),
+        "'sum'",
+        f"multipliers must be 2 below {LARGE}, with exponents 0, not ((1, 0), (1, 1))",
+    ),
+    "native sum's shift": (node("sum", rounding="native", shift=0), "'sum'", "shift must be 1 to 62, not 0"),
+    "sum of floats": (
+        node("sum", rounding="float64", ratios=(1.0, math.inf)),
+        "'sum'",
+        "ratios must be 2, finite and not 0, not (1.0, inf)",
+    ),
+    "product": (
+        node("product", multiplier=(LARGE, 0)),
+        "'product'",
+        f"multiplier must be 0 to {LARGE - 1} with exponent -31 to 30, not ({LARGE}, 0)",
+    ),
+    "native product": (
+        node("product", rounding="native", shift=1, multiplier=(-1, 0)),
+        "'product'",
+        f"multiplier must be 0 to {LARGE - 1} with exponent 0, and its products below 2**62, not (-1, 0)",
+    ),
+    "product of floats": (
+        node("product", rounding="float64", ratio=-1.0),
+        "'product'",
+        "ratios must be 1, finite and positive, not (-1.0,)",
+    ),
+    "two factors": (node("product", inputs=("sum",)), "'product'", "qmultiply takes 2 inputs, not 1"),
+    "value of a pad": (node("pad", value=math.nan), "'pad'", "value must be finite, not nan"),
+    "negative pad": (
+        node("pad", padding=((-1, 3), (1, 1))),
+        "'pad'",
+        "padding must be 0 to 1048576, not ((-1, 3), (1, 1))",
+    ),
+    "negative crop": (
+        node("crop", cropping=((-1, 3), (1, 1))),
+        "'crop'",
+        "cropping must be 0 to 1048576, not ((-1, 3), (1, 1))",
+    ),
+    "block": (
+        behind_the_back(lambda nodes: tuple(replace(n, block=(0, 2)) if isinstance(n, SpaceToDepth) else n for n in nodes)),
+        "'deep'",
+        "block must be 1 to 1048576, not (0, 2)",
+    ),
+    "order": (node("wide", order="RCD"), "'wide'", "order must be one of DCR, CRD, not 'RCD'"),
+    "labels of the greatest": (
+        lambda graph: replace(graph, labels=("a",)),
+        "'best'",
+        "output has 32 channels, but there are 1 labels",
+    ),
+    "head of no output": (
+        lambda graph: replace(graph, heads=(("pool", Softmax()),)),
+        "the graph",
+        "a head must name an output of its own, not 'pool'",
+    ),
+    "two heads": (
+        lambda graph: replace(graph, heads=graph.heads * 2),
+        "the graph",
+        "a head must name an output of its own, not 'flat'",
+    ),
+    "beta": (
+        lambda graph: replace(graph, heads=(("flat", Softmax(0.0)),)),
+        "'flat'",
+        "beta of its softmax must be positive and finite, not 0.0",
+    ),
+    "format of a head": (
+        lambda graph: replace(graph, heads=(("flat", Softmax(1.0, UINT8)),)),
+        "'flat'",
+        "softmax in integers is from int8 to int8 × 1/256 zero -128, not from int8 × 0.5 to uint8 × 0.5",
+    ),
+}
+
+
 def test_sound_graphs_come_back_as_they_are() -> None:
     real, quantized = real_graph(), integer_graph()
+    for graph in (imported_graph(), arrays(scaled_offset=np.ones(2))(imported_graph())):
+        assert verify(graph, "spec") is graph
     for stage in ("spec", "fold_batchnorm"):
         assert verify(real, stage) is real
     for stage in ("integer", "plan"):
@@ -456,6 +695,75 @@ def test_broken_rules_of_integer_graphs(case: str) -> None:
         InternalError, match=rf"^bug in convfold: after integer: {re.escape(f'{name}: {rule}')}(\n|$)"
     ):
         verify(graph, "integer")
+
+
+@pytest.mark.parametrize("case", IMPORTED)
+def test_broken_rules_of_imported_integers(case: str) -> None:
+    change, name, rule = IMPORTED[case]
+    graph = change(imported_graph())
+    with pytest.raises(
+        InternalError, match=rf"^bug in convfold: after integer: {re.escape(f'{name}: {rule}')}(\n|$)"
+    ):
+        verify(graph, "integer")
+    with pytest.raises(CompileError, match=rf"^[^\n]*: {re.escape(rule)}(\n  fix: |$)"):
+        verify(graph, "spec")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (arrays(conv_s=np.array([0, 13])), 147456 * 2**13),
+        (node("sum", shift=24), 2**31),
+        (node("product", multiplier=(2**30, 18)), 2**32),
+    ],
+)
+def test_tflite_has_32_bits(change: Change, found: int) -> None:
+    """The reference's integers would overflow, which its definition leaves open."""
+    if found <= 2**31:
+        verify(change(imported_graph()), "integer")
+        return
+    rule = f"what it multiplies must stay within ±{2**31}, not {found}\n  fix: its scales are too far apart"
+    with pytest.raises(CompileError, match=rf"^net\.tflite: [a-z]+: {re.escape(rule)}$"):
+        verify(change(imported_graph()), "integer")
+
+
+@pytest.mark.parametrize(
+    ("array", "rule"),
+    [
+        (np.array([0.5, 0.0]), "must be finite and positive"),
+        (np.array([math.inf, 1.0]), "must be finite and positive"),
+    ],
+)
+def test_scales_are_the_users(array: Array, rule: str) -> None:
+    with pytest.raises(CompileError, match=rf"^net\.tflite: scaled: array 'scaled\.scale' {rule}$"):
+        verify(arrays(scaled_scale=array)(imported_graph()), "integer")
+
+
+FUNCTIONS: dict[str, tuple[Node, str]] = {
+    "unknown": (Pointwise(name="f", inputs=("image",), source="", function="sine"), "function must be one of leaky_relu, "),
+    "parameters": (
+        Pointwise(name="f", inputs=("image",), source="", function="leaky_relu"),
+        "leaky_relu takes alpha, all finite, not ()",
+    ),
+    "finite": (
+        Pointwise(name="f", inputs=("image",), source="", function="elu", parameters=(math.nan,)),
+        "elu takes alpha, all finite, not (nan,)",
+    ),
+    "prelu": (Prelu(name="f", inputs=("image",), source=""), "array 'f.slope' is missing"),
+    "multiply": (Multiply(name="f", inputs=("image",), source=""), "multiply takes 2 inputs, not 1"),
+    "integers": (
+        QAdd(name="f", inputs=("image", "image"), source="", low=0, high=1, format=INT8),
+        "qadd must not stand in a real graph",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FUNCTIONS)
+def test_broken_rules_of_functions(case: str) -> None:
+    function, rule = FUNCTIONS[case]
+    image = real_graph().nodes[0]
+    with pytest.raises(CompileError, match=rf"^: {re.escape(rule)}"):
+        verify(Graph("net", (image, function), ("f",), {}), "spec")
 
 
 @pytest.mark.parametrize("stage", ["spec", "fold_cascades"])

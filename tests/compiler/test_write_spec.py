@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from convfold.compiler.errors import CompileError
-from convfold.compiler.graph import Graph, Node
+from convfold.compiler.functions import FUNCTIONS
+from convfold.compiler.graph import Graph, Node, Softmax
+from convfold.compiler.numbers import Format
 from convfold.compiler.passes import fold
 from convfold.compiler.spec import load_spec
 from convfold.compiler.write_spec import write_spec
-from tests.compiler.passes.nets import SAME, Net, random_chain, random_linear
+from tests.compiler.passes.nets import SAME, Net, random_chain, random_graph, random_linear
 
 
 def nodes_of(graph: Graph) -> list[Node]:
@@ -36,6 +38,7 @@ def check_round_trip(graph: Graph, folder: Path) -> None:
     order = {node.name: node for node in nodes_of(found)}
     assert order == {node.name: node for node in nodes_of(graph)}
     assert (found.name, found.outputs, found.labels) == (graph.name, graph.outputs, graph.labels)
+    assert found.heads == graph.heads
     assert found.weights.keys() == graph.weights.keys()
     for name, array in graph.weights.items():
         assert np.array_equal(found.weights[name], array)
@@ -49,6 +52,41 @@ def test_random_graphs_with_every_linear_operator(seed: int, tmp_path: Path) -> 
 @pytest.mark.parametrize("seed", range(25))
 def test_folded_graphs_with_border_classes(seed: int, tmp_path: Path) -> None:
     check_round_trip(fold(random_chain(seed)), tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_graphs_with_every_operator(seed: int, tmp_path: Path) -> None:
+    graph = random_graph(seed)
+    ends = [name for name in graph.outputs if name != graph.input.name]
+    if any(len(set(node.inputs)) < len(node.inputs) for node in graph.nodes) or graph.outputs != tuple(ends):
+        return  # no specification can say that
+    check_round_trip(graph, tmp_path)
+
+
+def test_functions_with_their_parameters(tmp_path: Path) -> None:
+    net = Net((2, 2, 2))
+    for name, (parameters, _) in FUNCTIONS.items():
+        net.pointwise(f"the_{name}", name, *(0.25 + n for n in range(len(parameters))))
+    graph = net.prelu("p").multiply("m", "the_abs").pad("pad", SAME, -1.5).graph()
+    check_round_trip(graph, tmp_path)
+    text = (tmp_path / "net.toml").read_text("utf-8")
+    assert 'op = "leaky_relu"\nalpha = 0.25\n' in text
+    assert 'op = "pad"\npadding = [[1, 1], [1, 1]]\nvalue = -1.5' in text
+
+
+@pytest.mark.parametrize("outputs", [("d",), ("d", "c"), ("c", "d")])
+def test_softmax_behind_outputs(outputs: tuple[str, ...], tmp_path: Path) -> None:
+    net = Net((2, 2, 2)).conv("c", 2, (1, 1)).dense("d", 3)
+    graph = replace(net.graph(*outputs), heads=(("d", Softmax(2.0)),))
+    check_round_trip(graph, tmp_path)
+    check_round_trip(replace(graph, heads=(*((("c", Softmax()),) * ("c" in outputs)), ("d", Softmax()))), tmp_path)
+
+
+def test_a_softmax_of_integers_is_refused(tmp_path: Path) -> None:
+    graph = replace(Net((2, 2, 2)).dense("d", 3).graph(), heads=(("d", Softmax(1.0, Format(8, True, 1 / 256, -128))),))
+    message = "d: the softmax of 'd' makes integers, which no specification can say\n  fix: remove it"
+    with pytest.raises(CompileError, match=f"^{re.escape(message)}$"):
+        write_spec(graph, tmp_path)
 
 
 def test_limits_pools_labels_and_several_outputs(tmp_path: Path) -> None:

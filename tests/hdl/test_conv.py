@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from amaranth.hdl import ResetInserter, Signal, Value
 
-from convfold.hdl.conv import ConvParams, Credits
+from convfold.hdl.conv import ConvParams
+from convfold.hdl.credits import Credits
 from tests.hdl.bench import (
     Bench,
     StreamBench,
     look_inside,
     run_blocked,
-    run_clocked,
     simulate,
     unpack,
 )
@@ -29,6 +29,7 @@ from tests.hdl.conv_cases import (
     assert_latency,
     assert_pace,
     drive,
+    make_depthwise,
     make_stage,
 )
 
@@ -68,12 +69,12 @@ PACED = {
     for window in [make_stage(replace(case, ring=0)).params.window]
     if window.row_cycles == window.out_width * window.ii
     and window.frame_cycles >= window.height * window.width * window.beats
-    and window.frame_cycles < 300
+    and window.frame_cycles < 500
 } | {
-    "10×4 kernel, stride 2": ConvCase((11, 10, 1), 4, (10, 4), (2, 2), ((4, 5), (1, 1)), rows=2, pes=2),
-    "10×4 kernel, stride 2, at once": ConvCase((9, 10, 1), 4, (10, 4), (2, 2), ((4, 5), (1, 1)), parallel=(10, 4)),
-    "64 channels, pointwise": ConvCase((3, 3, 64), 8, (1, 1), lanes=64, rows=8, bits=2, weight_bits=2),
-    "64 channels, pointwise, in passes": ConvCase((2, 3, 64), 8, (1, 1), lanes=16, rows=2, pes=4, bits=2, weight_bits=2),
+    "10×4 kernel, stride 2": ConvCase((5, 10, 1), 4, (10, 4), (2, 2), ((4, 5), (1, 1)), rows=2, pes=2),
+    "10×4 kernel, stride 2, at once": ConvCase((5, 10, 1), 4, (10, 4), (2, 2), ((4, 5), (1, 1)), parallel=(10, 4)),
+    "64 channels, pointwise": ConvCase((2, 3, 64), 3, (1, 1), lanes=64, rows=3, bits=2, weight_bits=2),
+    "64 channels, pointwise, in passes": ConvCase((2, 2, 64), 8, (1, 1), lanes=16, rows=2, pes=4, bits=2, weight_bits=2),
     "one dimension": ConvCase((12, 1, 4), 6, (5, 1), padding=((2, 2), (0, 0)), lanes=4, rows=3, pes=2, parallel=(1, 1)),
     "one dimension at once": ConvCase((12, 1, 4), 4, (3, 1), padding=((1, 1), (0, 0)), lanes=2, rows=4, parallel=(3, 1)),
 }
@@ -157,31 +158,10 @@ def test_a_reset_forgets_everything(name: str) -> None:
     simulate(ResetInserter(reset)(dut), *(bench(cycles) for cycles in (17, 60, 111)))
 
 
-def test_credits() -> None:
-    """A model of what is promised: a grant follows the places left after every earlier start."""
-    for depth, words, passes, tail in [(4, 1, 1, 1), (7, 3, 2, 1), (6, 2, 3, 2), (8, 4, 1, 4)]:
-        dut = Credits(depth, words, passes, tail)
-        rng = random.Random(depth)
-        places, promised, started, stored = depth, False, 0, 0
-        values, grants = [], []
-        for _ in range(300):
-            start = promised and rng.random() < 0.7
-            taken = stored > 0 and rng.random() < 0.5
-            values.append((start, taken))
-            grants.append(promised)
-            spent = (tail if started % passes == passes - 1 else words) if start else 0
-            promised = places >= spent + words
-            places += taken - spent
-            stored += spent - taken
-            started += start
-            assert 0 <= places <= depth
-        seen = run_clocked(dut, [dut.i_start, dut.i_taken], values, [dut.o_grant])
-        assert [bool(grant) for (grant,) in seen] == grants
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"window": make_depthwise(CHOSEN["dilated"]).params.window}, r"^window must not be channelwise$"),
         ({"filters": 9}, r"^window\.replays must be 9, not 3$"),
         ({"pes": 19, "filters": 57}, r"^pes must be at most the 18 steps of a pass, not 19$"),
         ({"serial": True, "pes": 3, "filters": 9}, r"^serial requantizer needs one element and 18 steps a pass$"),
@@ -191,6 +171,19 @@ def test_what_is_refused(change: Mapping[str, Any], message: str) -> None:
     stage = make_stage(CHOSEN["one multiplier"])
     with pytest.raises(ValueError, match=message):
         replace(stage.params, **change)
+
+
+@pytest.mark.parametrize(("filters", "rows", "pes"), [(7, 2, 1), (10, 3, 1), (6, 1, 4)])
+def test_passes_belong_to_one_group(filters: int, rows: int, pes: int) -> None:
+    message = rf"^filters must be made {rows * pes} at once in each of 2 groups, not {filters}$"
+    with pytest.raises(ValueError, match=message):
+        make_stage(ConvCase((4, 4, 4), filters, (3, 3), rows=rows, pes=pes, groups=2))
+
+
+def test_weights_must_be_given() -> None:
+    stage = make_stage(CHOSEN["smallest"])
+    with pytest.raises(TypeError, match=r"^weights must be given$"):
+        stage.params.create(None, stage.b_rco, stage.m_o)
 
 
 def test_a_serial_requantizer_needs_long_passes() -> None:

@@ -17,24 +17,44 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convfold.compiler.graph import (
+    ArgMax,
+    Array,
     BorderClasses,
+    ChannelShuffle,
     Clip,
+    Concat,
+    Crop,
+    DepthToSpace,
+    Flatten,
     Graph,
     Input,
     MaxPool,
+    Node,
+    Pad,
     Pair,
+    QAdd,
+    QAveragePool,
     QConv2D,
+    QMultiply,
+    QTable,
+    Reshape,
+    Slice,
+    SpaceToDepth,
+    Upsample,
+    window_extent,
     window_size,
 )
 from convfold.compiler.numbers import MAX_ACCUMULATOR, Format, IntArray, Range, accumulator_range
+from convfold.compiler.rounding import requantizer_of
 from convfold.sim import golden
 
 # ------------------------------------------------------------------------------------------- the definitions
 
 
 def loop_accumulators(graph: Graph, node: QConv2D, x_raw: IntArray) -> Iterator[tuple[int, int, int, int]]:
-    """``(i, j, m, b[m] + Σ w[m,u,v,c] · x[i·s+u−p, j·s+v−p, c])`` of one frame, one multiplication at a time."""
+    """``(i, j, m, b[m] + Σ w[m,u,v,c] · x[i·s+u·d−p, j·s+v·d−p, c])`` of one frame, one multiplication at a time."""
     height, width, channels = x_raw.shape
+    reads, makes = channels // node.groups, graph.shapes[node.name][2] // node.groups
     (top, _), (left, _) = node.padding
     zero = graph.format_of(node.inputs[0]).zero_point
     kernels, biases = graph.weights[f"{node.name}.w"].tolist(), graph.weights[f"{node.name}.b"].tolist()
@@ -44,18 +64,21 @@ def loop_accumulators(graph: Graph, node: QConv2D, x_raw: IntArray) -> Iterator[
         col_class = max(n for n, start in enumerate(node.classes.cols) if start <= j)
         kernel = kernels[row_class][col_class][m]
         acc = biases[row_class][col_class][m]
-        for u, v, c in product(range(len(kernel)), range(len(kernel[0])), range(channels)):
-            row, col = i * node.stride[0] + u - top, j * node.stride[1] + v - left
+        for u, v, c in product(range(len(kernel)), range(len(kernel[0])), range(reads)):
+            row, col = i * node.stride[0] + u * node.dilation[0] - top, j * node.stride[1] + v * node.dilation[1] - left
             inside = 0 <= row < height and 0 <= col < width
-            acc += kernel[u][v][c] * (x[row][col][c] if inside else zero)
+            acc += kernel[u][v][c] * (x[row][col][m // makes * reads + c] if inside else zero)
         yield i, j, m, acc
 
 
 def loop_qconv2d(graph: Graph, node: QConv2D, x_raw: IntArray) -> IntArray:
     y_raw = np.empty(graph.shapes[node.name], dtype=np.int64)
-    multipliers = graph.weights[f"{node.name}.m"].tolist()
+    requantizer = None if node.rounding == "native" else requantizer_of(graph, node)  # tests/compiler/test_rounding.py
     for i, j, m, acc in loop_accumulators(graph, node, x_raw):
-        nearest = math.floor(Fraction(acc * multipliers[m], 2**node.shift) + Fraction(1, 2))
+        if requantizer is None:
+            nearest = math.floor(Fraction(acc * int(graph.weights[f"{node.name}.m"][m]), 2**node.shift) + Fraction(1, 2))
+        else:
+            nearest = int(requantizer(np.array(acc))[m])
         y_raw[i, j, m] = min(max(nearest + node.format.zero_point, node.low), node.high)
     return y_raw
 
@@ -147,9 +170,13 @@ def window(draw: st.DrawFn, more: int) -> tuple[int, int, int, Pair]:
 @st.composite
 def qconv_graphs(draw: st.DrawFn) -> Graph:
     (height, kh, down, vertical), (width, kw, across, horizontal) = draw(st.tuples(window(1), window(1)))
-    inputs, outputs = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    rows = draw(starts(window_size(height, kh, down, vertical)))
-    cols = draw(starts(window_size(width, kw, across, horizontal)))
+    groups, reads, makes = draw(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)))
+    inputs, outputs = groups * reads, groups * makes
+    dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
+    tall, wide = window_extent(kh, dilation[0]), window_extent(kw, dilation[1])
+    height, width = height + tall - kh, width + wide - kw
+    rows = draw(starts(window_size(height, tall, down, vertical)))
+    cols = draw(starts(window_size(width, wide, across, horizontal)))
     source, form = draw(st.tuples(formats, formats))
     low, high = sorted(draw(st.tuples(*[st.integers(form.min_raw, form.max_raw)] * 2)))
     weight_bits = draw(st.integers(2, 16))
@@ -165,8 +192,10 @@ def qconv_graphs(draw: st.DrawFn) -> Graph:
         high=high,
         format=form,
         weight_bits=weight_bits,
+        dilation=dilation,
+        groups=groups,
     )
-    counts = (len(rows), len(cols), outputs, kh, kw, inputs)
+    counts = (len(rows), len(cols), outputs, kh, kw, reads)
     weights = conv_arrays("conv", counts, weight_bits, np.random.default_rng(draw(seeds)))
     image = Input(
         name="x", inputs=(), source="x", shape=(height, width, inputs), low=0, high=1, format=source
@@ -174,7 +203,7 @@ def qconv_graphs(draw: st.DrawFn) -> Graph:
     return network([image, conv], weights, "conv")
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(qconv_graphs(), seeds)
 def test_convolution(graph: Graph, seed: int) -> None:
     assert_same(graph, frames(graph, 2, np.random.default_rng(seed)))
@@ -193,6 +222,172 @@ def test_max_pool(
     graph = network([image, pool], {}, "y")
     assert_same(graph, frames(graph, 2, np.random.default_rng(seed)))
     assert_same(graph, np.full((1, height, width, 2), form.min_raw))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("rounding", ["tflite", "float32", "float64"])
+def test_convolutions_of_other_roundings(rounding: Any, groups: int, rng: np.random.Generator) -> None:
+    form = Format(8, True, 1.0, 7)
+    x = Input(name="x", inputs=(), source="x", shape=(4, 5, 4), low=0, high=1, format=form)
+    conv = QConv2D(
+        name="conv",
+        inputs=("x",),
+        source="conv",
+        stride=(1, 2),
+        padding=((1, 1), (0, 1)),
+        classes=BorderClasses(),
+        low=-100,
+        high=127,
+        format=Format(8, True, 1.0, -3),
+        weight_bits=8,
+        groups=groups,
+        rounding=rounding,
+    )
+    weights: dict[str, Array] = {
+        "conv.w": rng.integers(-127, 128, size=(1, 1, 8, 3, 2, 4 // groups)),
+        "conv.b": rng.integers(-9000, 9000, size=(1, 1, 8)),
+    }
+    if rounding == "tflite":
+        weights |= {"conv.m": rng.integers(2**30, 2**31, 8), "conv.s": rng.integers(-10, -5, 8)}
+    else:
+        weights["conv.scale"] = rng.uniform(2.0**-10, 2.0**-7, 8)
+    graph = Graph("net", (x, conv), ("conv",), weights)
+    assert_same(graph, frames(graph, 2, rng))
+
+
+# ------------------------------------------------------------------------------- pools, sums, products and tables
+
+
+def one_node(node: Node, shape: tuple[int, int, int], form: Format, **arrays: IntArray) -> Graph:
+    x = Input(name="x", inputs=(), source="x", shape=shape, low=0, high=1, format=form)
+    return Graph("net", (x, node), ("y",), {f"y.{name}": array for name, array in arrays.items()})
+
+
+def named(*inputs: str, **fields: Any) -> Any:
+    return {"name": "y", "inputs": inputs or ("x",), "source": "y"} | fields
+
+
+def rounded(rounding: str, value: Fraction) -> int:
+    """Of an exact quotient; even a float32 is off by less than a tie where these tests have none."""
+    if rounding == "native":
+        return math.floor(value + Fraction(1, 2))
+    if rounding == "tflite":
+        return int(math.copysign(math.floor(abs(value) + Fraction(1, 2)), value))
+    return round(value)
+
+
+@settings(max_examples=200)
+@given(window(0), window(0), st.booleans(), st.sampled_from(["native", "tflite", "float32", "float64"]), seeds)
+def test_average_pool(
+    vertical: tuple[int, int, int, Pair], horizontal: tuple[int, int, int, Pair], counts: bool, rounding: Any, seed: int
+) -> None:
+    (height, kh, down, rows), (width, kw, across, cols) = vertical, horizontal
+    source = Format(8, True, 1.0, -9)
+    floats = rounding.startswith("float")
+    form = Format(8, True, 1.0, 4) if floats else source
+    ratio = 0.5 if floats else 1.0
+    pool = QAveragePool(
+        **named(low=-120, high=100, format=form, rounding=rounding, ratio=ratio),
+        kernel=(kh, kw),
+        stride=(down, across),
+        padding=(rows, cols),
+        count_include_pad=counts,
+    )
+    graph = one_node(pool, (height, width, 2), source)
+    x_raw = frames(graph, 2, np.random.default_rng(seed))
+    y_raw = golden.run(graph, x_raw)["y"]
+    for n, i, j, c in np.ndindex(y_raw.shape):
+        taps = product((i * down + u - rows[0] for u in range(kh)), (j * across + v - cols[0] for v in range(kw)))
+        inside = [int(x_raw[n, r, q, c]) for r, q in taps if 0 <= r < height and 0 <= q < width]
+        padded = [source.zero_point] * (kh * kw - len(inside)) if counts else []
+        samples = inside + padded
+        if floats:
+            ratio_n = np.float32(0.5 / len(samples)) if rounding == "float32" else np.float64(0.5 / len(samples))
+            steps = round(float((sum(samples) + 9 * len(samples)) * ratio_n)) + 4
+        else:
+            steps = rounded(rounding, Fraction(sum(samples), len(samples)))
+        assert y_raw[n, i, j, c] == min(max(steps, -120), 100)
+
+
+def test_sums_and_products_take_the_zero_points_off(rng: np.random.Generator) -> None:
+    source, form = Format(8, False, 1.0, 9), Format(8, True, 1.0, -5)
+    add = QAdd(**named("x", "x", low=-100, high=120, format=form, multipliers=((3, 0), (-1, 0)), shift=2))
+    graph = one_node(add, (2, 3, 2), source)
+    x_raw = frames(graph, 3, rng)
+    exact = [rounded("native", Fraction(2 * (int(x) - 9), 4)) - 5 for x in x_raw.ravel()]
+    assert golden.run(graph, x_raw)["y"].ravel().tolist() == [min(max(y, -100), 120) for y in exact]
+    multiply = QMultiply(**named("x", "x", low=-100, high=120, format=form, multiplier=(3, 0), shift=9))
+    graph = one_node(multiply, (2, 3, 2), source)
+    exact = [rounded("native", Fraction(3 * (int(x) - 9) ** 2, 512)) - 5 for x in x_raw.ravel()]
+    assert golden.run(graph, x_raw)["y"].ravel().tolist() == [min(max(y, -100), 120) for y in exact]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_tables(rows: int, rng: np.random.Generator) -> None:
+    source = Format(4, True, 1.0)
+    table = rng.integers(-128, 128, size=(rows, 16))
+    graph = one_node(QTable(**named(format=Format(8, True, 1.0), function="relu")), (2, 2, 3), source, table=table)
+    x_raw = frames(graph, 5, rng)
+    y_raw = golden.run(graph, x_raw)["y"]
+    for at in np.ndindex(x_raw.shape):
+        assert y_raw[at] == table[at[3] % rows, x_raw[at] + 8]
+
+
+# ------------------------------------------------------------------------------------------------------- movers
+
+FORM = Format(8, True, 0.5, 3)
+MOVES: dict[str, tuple[Node, tuple[int, int, int], Any]] = {
+    "concat": (Concat(**named("x", "x")), (2, 3, 2), lambda x, i, j, c: x[i, j, c % 2]),
+    "slice": (Slice(**named(start=1, stop=3)), (2, 3, 4), lambda x, i, j, c: x[i, j, c + 1]),
+    "shuffle": (ChannelShuffle(**named(groups=3)), (2, 2, 6), lambda x, i, j, c: x[i, j, c % 3 * 2 + c // 3]),
+    "depth to space, DCR": (
+        DepthToSpace(**named(block=(2, 3))),
+        (2, 2, 12),
+        lambda x, i, j, c: x[i // 2, j // 3, (i % 2 * 3 + j % 3) * 2 + c],
+    ),
+    "depth to space, CRD": (
+        DepthToSpace(**named(block=(2, 3), order="CRD")),
+        (2, 2, 12),
+        lambda x, i, j, c: x[i // 2, j // 3, (c * 2 + i % 2) * 3 + j % 3],
+    ),
+    "space to depth, DCR": (
+        SpaceToDepth(**named(block=(2, 3))),
+        (4, 6, 2),
+        lambda x, i, j, c: x[i * 2 + c // 6, j * 3 + c // 2 % 3, c % 2],
+    ),
+    "space to depth, CRD": (
+        SpaceToDepth(**named(block=(2, 3), order="CRD")),
+        (4, 6, 2),
+        lambda x, i, j, c: x[i * 2 + c // 3 % 2, j * 3 + c % 3, c // 6],
+    ),
+    "upsample": (Upsample(**named(factor=(2, 3))), (2, 2, 2), lambda x, i, j, c: x[i // 2, j // 3, c]),
+    "pad": (
+        Pad(**named(padding=((1, 2), (0, 3)), value=-1.0)),
+        (2, 2, 2),
+        lambda x, i, j, c: x[i - 1, j, c] if 1 <= i < 3 and j < 2 else 1,
+    ),
+    "crop": (Crop(**named(cropping=((1, 2), (0, 3)))), (5, 4, 2), lambda x, i, j, c: x[i + 1, j, c]),
+    "reshape": (Reshape(**named(shape=(3, 2, 4))), (2, 3, 4), lambda x, i, j, c: x.ravel()[(i * 2 + j) * 4 + c]),
+    "flatten": (Flatten(**named()), (2, 3, 4), lambda x, i, j, c: x.ravel()[c]),
+    "argmax": (
+        ArgMax(**named()),
+        (3, 4, 5),
+        lambda x, i, j, c: min(n for n in range(5) if x[i, j, n] == max(x[i, j].tolist())),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MOVES)
+def test_samples_are_moved(case: str, rng: np.random.Generator) -> None:
+    """Where each sample of the output comes from."""
+    node, shape, origin = MOVES[case]
+    graph = one_node(node, shape, FORM)
+    x_raw = frames(graph, 3, rng)
+    x_raw[1] //= 100  # many equals
+    y_raw = golden.run(graph, x_raw)["y"]
+    assert y_raw.shape == (3, *graph.shapes["y"])
+    for n, i, j, c in np.ndindex(y_raw.shape):
+        assert y_raw[n, i, j, c] == origin(x_raw[n], i, j, c)
 
 
 # ------------------------------------------------------------------------------------------------- one network

@@ -531,8 +531,8 @@ class _RandomGraph:
                 function, parameters = FUNCTIONS[self.pick(*range(len(FUNCTIONS)))]
                 net.pointwise(self.name(function), function, *parameters)
             case 17 if self.tables:
-                start = net.tail
-                net.pointwise(self.name("gate"), "sigmoid").multiply(self.name("product"), start)
+                gated = net.tail
+                net.pointwise(self.name("gate"), "sigmoid").multiply(self.name("product"), gated)
             case 18:
                 if self.pick(0, 0, 1):
                     net.argmax(self.name("argmax"))
