@@ -247,7 +247,8 @@ def _interval(graph: Graph, parts: _Parts, node: Node, inputs: list[Bounds]) -> 
             lost = np.where(terms > 0, _slack(graph, node) * (terms + np.abs(bias)), 0.0)
             moved = _slack(graph, node) == 0 and inputs[0].method == "exact"
             exact = len(inputs) == 1 and (moved or _is_input(graph, graph.node(node.inputs[0])))
-            return Bounds(least + bias - lost[0], most + bias + lost[1], "exact" if exact else "intervals")
+            least, most = least + bias - lost[0], most + bias + lost[1]
+            return Bounds(*_known(least, most), "exact" if exact else "intervals")
         case Clip() | MaxPool():  # both keep the order of numbers, and lose nothing
             low, high = apply_node(graph, node, (np.stack([*lows, *highs]),))
             return Bounds(low, high, "intervals")
@@ -277,8 +278,13 @@ def _bent(graph: Graph, node: Pointwise | Prelu, box: Bounds) -> Bounds:
     size = (1 + sum(map(abs, parameters))) * (1 + np.maximum(np.abs(box.low_hwc), np.abs(box.high_hwc)))
     least, most = ends.min(axis=0), ends.max(axis=0)
     least, most = least - 16 * UNIT * (np.abs(least) + size), most + 16 * UNIT * (np.abs(most) + size)
-    least, most = (np.where(np.isnan(side), end, side) for side, end in ((least, -math.inf), (most, math.inf)))
+    least, most = _known(least, most)
     return Bounds(np.clip(least, *image), np.clip(most, *image), "intervals")
+
+
+def _known(least: RealArray, most: RealArray) -> tuple[RealArray, RealArray]:
+    """Bounds, with no bound in the place of what is no number."""
+    return np.where(np.isnan(least), -math.inf, least), np.where(np.isnan(most), math.inf, most)
 
 
 def _is_input(graph: Graph, node: Node) -> bool:

@@ -138,7 +138,7 @@ def apply_node(graph: Graph, node: Node, inputs_bhwc: tuple[RealArray, ...]) -> 
         case Prelu():
             return np.where(x_bhwc > 0, x_bhwc, x_bhwc * real_array(graph, f"{node.name}.slope"))
         case Multiply():
-            return inputs_bhwc[0] * inputs_bhwc[1]
+            return np.asarray(inputs_bhwc[0] * inputs_bhwc[1])
         case ArgMax():
             return x_bhwc.argmax(axis=3)[..., None].astype(np.float64)
         case MaxPool():

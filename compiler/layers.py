@@ -258,14 +258,14 @@ def _transposed(layer: Layer, node: Conv2D, shape: Shape, weights: dict[str, Rea
     more = layer.read("output_padding", PAIR, (0, 0))
     if any(extra >= max(step, gap) for extra, step, gap in zip(more, node.stride, node.dilation, strict=True)):
         layer.fail(f"output_padding must be below the stride or the dilation, not {more}", "pad behind it instead")
-    outputs = tuple(
+    rows, cols = (
         transposed_outputs(shape[a], w.shape[1 + a], node.padding[a], node.stride[a], node.dilation[a], more[a])
         for a in (0, 1)
     )
-    if min(outputs) < 1:
-        layer.fail(f"nothing is left of its {outputs[0]}×{outputs[1]} output", "use less padding")
+    if min(rows, cols) < 1:
+        layer.fail(f"nothing is left of its {rows}×{cols} output", "use less padding")
     start = node.padding[0][0], node.padding[1][0]
-    parts = transposed_conv(w, b, shape[:2], outputs, start, node.stride, node.dilation)
+    parts = transposed_conv(w, b, shape[:2], (rows, cols), start, node.stride, node.dilation)
     conv = replace(node, stride=(1, 1), padding=parts.padding, dilation=(1, 1))
     nodes: list[Node] = [
         Crop(name="crop", inputs=(), source=node.source, cropping=parts.cropping),

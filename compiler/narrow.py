@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, product
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -289,9 +289,10 @@ def narrow(requantizer: Requantizer, least: IntArray, most: IntArray, low: int, 
     steps = _Steps.of(requantizer, least, most, low, high)
     searches = [_search(steps, requantizer.slope_o, kind) for kind in ("half", "split")]
     found = [form for form, _ in searches if form is not None]
-    if not found and isinstance(requantizer, FloatRequantizer):
-        ties = product(("even", "split"), range(1, _MOST_TIE_BITS + 1))
-        found = [form for kind, bits in ties if (form := _search(steps, requantizer.slope_o, kind, bits)[0]) is not None]
+    for kind in ("even", "split") if isinstance(requantizer, FloatRequantizer) else ():
+        if not found:
+            ties = (_search(steps, requantizer.slope_o, kind, tie_bits) for tie_bits in range(1, _MOST_TIE_BITS + 1))
+            found = [form for form, _ in ties if form is not None]
     if not found:
         failed = searches[-1][1]
         message = f"no multiplier of up to {MOST_MULTIPLIER_BITS} bits rounds its channel {failed} as the model does"

@@ -76,8 +76,8 @@ def _lines(graph: Graph, header: str) -> Iterator[str]:
             previous = node.name
     for name, head in graph.heads:
         if head.format is not None:
-            source = graph.node(name).source
-            raise CompileError(source, f"the softmax of {name!r} makes integers, which no specification can say", "remove it")
+            message = f"the softmax of {name!r} makes integers, which no specification can say"
+            raise CompileError(graph.node(name).source, message, "remove it")
         yield f"\n[[layer]]\nname = {_toml(heads[name])}\nop = {_toml(SOFTMAX)}\ninput = {_toml(name)}"
         if head.beta != 1:
             yield f"beta = {_toml(head.beta)}"

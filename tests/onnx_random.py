@@ -252,16 +252,18 @@ class Writer:
         starts: list[int] = []
         ends: list[int] = []
         axes: list[int] = []
+        steps: list[int] = []
         dims = list(x.dims)
         for axis in range(1, len(dims)):
             if self.chance(0.5) and dims[axis] > 1:
                 first = int(self.rng.integers(0, dims[axis] - 1))
                 stop = int(self.rng.integers(first + 1, dims[axis] + 1))
-                starts, ends, axes = [*starts, first], [*ends, stop], [*axes, axis]
-                dims[axis] = stop - first
+                step = 2 if axis > 1 and self.chance(0.3) else 1
+                starts, ends, axes, steps = [*starts, first], [*ends, stop], [*axes, axis], [*steps, step]
+                dims[axis] = -(-(stop - first) // step)
         if not axes:
             return None
-        return self.moved("Slice", x, tuple(dims), [self.array(np.array(v)) for v in (starts, ends, axes)])
+        return self.moved("Slice", x, tuple(dims), [self.array(np.array(v)) for v in (starts, ends, axes, steps)])
 
     def depth_to_space(self, x: Tensor) -> Tensor | None:
         if len(x.dims) != 4:

@@ -54,7 +54,8 @@ class KerasFile:
     def weights(self, source: str, place: Place, shapes: Mapping[str, Sequence[int]]) -> dict[str, RealArray]:
         """All weights of a layer by name, in the order in which Keras holds them.
 
-        *Raises* ``CompileError`` from ``source`` where one is missing, has another shape, or is no plain array of finite numbers.
+        *Raises* ``CompileError`` from ``source`` where one is missing, has another shape, or is no plain array of finite
+        numbers.
         """
         if not shapes:
             return {}
@@ -92,7 +93,8 @@ class KerasFile:
             if part not in shapes or not f"/{front}".endswith(owner):
                 continue
             if part in found:
-                raise CompileError(source, f"the file holds two weights {quote(part)} for it", "give every layer a name of its own")
+                message = f"the file holds two weights {quote(part)} for it"
+                raise CompileError(source, message, "give every layer a name of its own")
             found[part] = dataset
         for part in shapes:
             if part not in found:

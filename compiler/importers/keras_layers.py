@@ -166,7 +166,12 @@ class Layer:
         return self.file.weights(self.source, self.place, shapes)
 
     def emit(
-        self, kind: type[Node], inputs: Sequence[str], arrays: Mapping[str, Array] | None = None, part: str = "", **fields: object
+        self,
+        kind: type[Node],
+        inputs: Sequence[str],
+        arrays: Mapping[str, Array] | None = None,
+        part: str = "",
+        **fields: object,
     ) -> str:
         """A node, its name that of the layer, and ``part`` where it is only a part of it."""
         name = self.builder.fresh(f"{self.name}_{part}" if part else self.name)
@@ -175,7 +180,7 @@ class Layer:
     def tensor(self, name: str, rank: int) -> Tensor:
         """A tensor of the graph as one of ``rank`` sizes."""
         height, width, channels = self.builder.shapes[name]
-        return Tensor(name, (height, width, channels)[: rank - 1] + (channels,))
+        return Tensor(name, (*(height, width)[: rank - 1], channels))
 
     def reshaped(self, x: Tensor, dims: Dims) -> Tensor:
         """The same samples in the same order."""
@@ -368,9 +373,7 @@ def _conv(layer: Layer, inputs: Sequence[Tensor]) -> Tensor:
     return _convolved(layer, x, windows, _ohwi(kernel), bias, groups)
 
 
-def _convolved(
-    layer: Layer, x: Tensor, windows: _Windows, w: RealArray, b: RealArray, groups: int, part: str = ""
-) -> Tensor:
+def _convolved(layer: Layer, x: Tensor, windows: _Windows, w: RealArray, b: RealArray, groups: int, part: str = "") -> Tensor:
     fields = {"stride": windows.stride, "padding": windows.padding, "dilation": windows.dilation, "groups": groups}
     part = part or _inner(layer)
     y = layer.tensor(layer.emit(Conv2D, [x.name], {"w": w, "b": b[None, None]}, part, **fields), len(x.dims))
@@ -497,8 +500,9 @@ def _channel_numbers(layer: Layer, key: str, channels: int) -> RealArray:
 
 def _rescaling(layer: Layer, inputs: Sequence[Tensor]) -> Tensor:
     x = one(layer, inputs)
-    arrays = {"scale": _channel_numbers(layer, "scale", x.channels)}
-    arrays["bias"] = _channel_numbers(layer, "offset", x.channels) if layer.config.get("offset") is not None else np.zeros(x.channels)
+    shifted = layer.config.get("offset") is not None
+    bias = _channel_numbers(layer, "offset", x.channels) if shifted else np.zeros(x.channels)
+    arrays = {"scale": _channel_numbers(layer, "scale", x.channels), "bias": bias}
     return replace(x, name=layer.emit(ScaleBias, [x.name], arrays))
 
 
@@ -637,7 +641,7 @@ def _aligned(layer: Layer, inputs: Sequence[Tensor]) -> tuple[list[str], Dims]:
             raise Refusal(f"{list(x.dims)} does not fit onto {height}×{width}×{channels}", "give the branches the same shape")
         factor = height // rows, width // cols
         names.append(x.name if factor == (1, 1) else layer.emit(Upsample, [x.name], part="repeat", factor=factor))
-    return names, (height, width, channels)[: len(dims) - 1] + (channels,)
+    return names, (*(height, width)[: len(dims) - 1], channels)
 
 
 def _add(layer: Layer, inputs: Sequence[Tensor]) -> Tensor:

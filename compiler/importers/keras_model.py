@@ -41,7 +41,7 @@ def import_keras(file: KerasFile, name: str, limits: tuple[float, float]) -> Gra
     record = _record(file.config, file.source)
     if not record.is_model:
         what = f"it is no Sequential or Functional model, but {printable(record.kind)}"
-        raise CompileError(file.source, what, "build it from Keras layers, with no class of its own: its code is not in the file")
+        raise CompileError(file.source, what, "build it from Keras layers, with no class of its own: the file holds no code")
     outputs = reader.model(record, None, Place())
     reader.unsupported.close()
     return reader.graph(outputs)
@@ -76,7 +76,8 @@ def _record(written: object, where: str) -> _Record:
     module, calls = written.get("module") or "", written.get("inbound_nodes", [])
     if isinstance(config, list):  # Sequential, once
         config = {"layers": config}
-    if not isinstance(kind, str) or not isinstance(config, Mapping) or not isinstance(module, str) or not isinstance(calls, list):
+    texts = isinstance(kind, str) and isinstance(module, str)
+    if not (texts and isinstance(config, Mapping) and isinstance(calls, list)):
         raise CompileError(where, f"a layer must have a class_name and a config, not {quote(written)}", BROKEN)
     name = config.get("name", written.get("name"))
     name = kind if name is None else name
@@ -149,9 +150,7 @@ class _Reader:
         where = self._where(model)
         by_name = {record.name: record for record in records}
         entries = _references(model.config.get("input_layers"), where)
-        calls = {
-            (record.name, at): self._arguments(record, call) for record in records for at, call in enumerate(record.calls)
-        }
+        calls = {(record.name, at): self._arguments(record, call) for record in records for at, call in enumerate(record.calls)}
         values: dict[Reference, list[Value]] = {}
         if inputs is None:
             if len(entries) != 1:
@@ -199,7 +198,9 @@ class _Reader:
             return self.model(record, inputs, place)
         handler = LAYERS.get(record.kind) if record.ours else None
         if handler is None:
-            what = "this layer is not supported" if record.ours else f"this layer is not Keras's own ({printable(record.module)})"
+            what = "this layer is not supported"
+            if not record.ours:
+                what = f"this layer is not Keras's own ({printable(record.module)})"
             self.unsupported.add(where, what, NEAREST.get(record.kind, "replace it, or cut the network there"), shape)
             return [None]
         if len(known) < len(inputs):

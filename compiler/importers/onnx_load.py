@@ -35,6 +35,13 @@ MAX_ROUNDS = 64
 SIZES = ("group", "strides", "dilations", "kernel_shape", "blocksize", "num_outputs")
 """Attributes that count something: at least 1 each."""
 
+KINDS = {
+    number: getattr(onnx.defs.OpSchema.AttrType, name)
+    for name, number in AttributeProto.AttributeType.items()
+    if hasattr(onnx.defs.OpSchema.AttrType, name)
+}
+"""The kinds of attributes, from the number in a file to what onnx calls it in its definitions."""
+
 Constant = NDArray[Any]
 
 
@@ -226,7 +233,7 @@ def _check_form(node: NodeProto, version: int, where: str) -> None:
             raise CompileError(where, f"must have {limits} {what}, not {len(names)}", "export the model again")
     for attribute in node.attribute:
         stated = schema.attributes.get(attribute.name)
-        if stated is not None and int(stated.type) != attribute.type:
+        if stated is not None and stated.type != KINDS.get(attribute.type):
             raise CompileError(where, f"attribute {quote(attribute.name)} is not of ONNX's type", "export the model again")
 
 

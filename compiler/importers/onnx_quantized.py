@@ -99,7 +99,7 @@ class Reader(Joins, Functions, Pools, Moves):
 
     def _read(self, op: Op) -> None:
         if any(name in self.lost for name in op.inputs):
-            self.lost.update(op.outputs)
+            self.lost.update(name for name in op.outputs if name not in self.terms)
             return
         try:
             self._rule(op)
@@ -253,21 +253,25 @@ class Reader(Joins, Functions, Pools, Moves):
         return np.asarray(np.clip(steps, limits.min, limits.max), dtype=zero.dtype)
 
     def _op_Softmax(self, op: Op) -> None:
-        """The last operator is the host's: the engine ends in its input, and what quantizes its output is left out."""
         value = self._settled(op.inputs[0])
-        axis = int(op.attributes.get("axis", 1 if self.opset < 13 else -1)) % len(value.dims)
-        if not value.real or axis != (1 if len(value.dims) > 2 else len(value.dims) - 1):
+        if not value.real:
+            raise Refusal("it computes in float32", "put QuantizeLinear and DequantizeLinear in front of it")
+        self._head(op, value, int(op.attributes.get("axis", 1 if self.opset < 13 else -1)))
+
+    def _op_QLinearSoftmax(self, op: Op) -> None:
+        self._head(op, self._integers(op, 0), int(op.attributes.get("axis", -1)))
+
+    def _head(self, op: Op, value: Value, axis: int) -> None:
+        """A last softmax is the host's: the engine ends in its input, and what quantizes its output is left out."""
+        rank = len(value.dims)
+        if not -rank <= axis < rank or axis % rank != (1 if rank > 2 else rank - 1):
             raise Refusal("it does not run over the channels", "use it on the channels, last of all")
         name = op.outputs[0]
         while name not in {output.name for output in self.model.graph.output}:
             readers = [other for other in self.ops if name in other.inputs]
             if len(readers) != 1 or readers[0].kind not in ("QuantizeLinear", "DequantizeLinear"):
                 raise Refusal("it is not the last operator", "leave it out: a softmax inside a network has no integer form")
-            name = readers[0].outputs[0]
             self.lost.add(name)
-        self.lost.discard(name)
+            name = readers[0].outputs[0]
         self.heads[name] = op.outputs[0]
-        self.terms[name] = value
-
-    def _op_QLinearSoftmax(self, op: Op) -> None:
-        raise Refusal("it has no integer form", "leave it out: convfold's host library computes a softmax from the logits")
+        self.terms[name] = replace(value, real=True)

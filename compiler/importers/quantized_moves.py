@@ -13,6 +13,7 @@ from ..graph import (
     Crop,
     DepthOrder,
     DepthToSpace,
+    MaxPool,
     Pad,
     Pair,
     Slice,
@@ -93,13 +94,23 @@ class Moves(Layers):
         else:
             starts, ends = np.asarray(op.ints("starts")), np.asarray(op.ints("ends"))
             axes, steps = np.asarray(op.ints("axes", range(len(starts)))), np.ones(len(starts), dtype=np.int64)
-        if np.any(steps != 1):
-            raise Refusal("its step is not 1", "use a strided convolution")
+        strides = dict.fromkeys(range(rank), 1) | {int(axis) % rank: int(step) for axis, step in zip(axes, steps, strict=True)}
+        if min(strides.values()) < 1 or strides[0] != 1 or strides[1] != 1:
+            raise Refusal("it goes backwards, or over some channels", "use steps from 1, along rows and columns")
         bounds = {axis: (0, size) for axis, size in enumerate(value.dims)}
         for start, end, axis in zip(starts, ends, axes, strict=True):
             first, stop, _ = slice(int(start), int(end)).indices(value.dims[int(axis) % rank])
             bounds[int(axis) % rank] = (first, stop)
         self._cut(op, value, bounds, 0)
+        if any(step > 1 for step in strides.values()):
+            self._thinned(op, (strides.get(2, 1), strides.get(3, 1)))
+
+    def _thinned(self, op: Op, stride: Pair) -> None:
+        """Every so many rows and columns: the maxima of single samples."""
+        value = self._value(op.outputs[0])
+        name = self.builder.fresh(f"{op.outputs[0]}_thin")
+        node = MaxPool(name=name, inputs=(value.node,), source=op.where, kernel=(1, 1), stride=stride)
+        self._moved(op, value, self.builder.add(node))
 
     def _cut(self, op: Op, value: Value, bounds: Mapping[int, Pair], at: int) -> None:
         """Rows, columns and channels ``first … stop − 1`` of each axis."""

@@ -29,7 +29,10 @@ class Pools(Terms):
     """Whether sums of reals are rounded as float32 rounds them."""
 
     def _op_MaxPool(self, op: Op) -> None:
-        value = self._map(self._settled(op.inputs[0]), op.where)
+        value = self._value(op.inputs[0])
+        if any(step.name not in ("relu", "clip") for step in value.steps):
+            raise Refusal("its input is a float32 function", "put QuantizeLinear and DequantizeLinear in front of it")
+        value = self._map(value, op.where)  # what never falls may as well come after a maximum
         if len(value.dims) < 3:
             raise Refusal("it pools a tensor without rows", "reshape it to 1×C×H×W")
         kernel = op.ints("kernel_shape")

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 def read_torch(path: Path, input_range: tuple[float, float] | None = None) -> Graph:
     """The graph of a ``.pt2`` file, which ``torch.export.save`` of PyTorch 2.9 or later made for a batch of 1.
 
-    ``input_range`` are the limits of the real inputs, by default -1 to 1. Nothing in the file is run, and PyTorch is not needed.
+    ``input_range`` are the limits of the real inputs, by default -1 to 1. Nothing in the file is run, and PyTorch is not
+    needed.
 
-    *Raises* ``CompileError`` for anything that is wrong with the file, for files that hold weights alone or code, and for operators
-    that cannot be imported: one error lists them all.
+    *Raises* ``CompileError`` for anything that is wrong with the file, for files that hold weights alone or code, and for
+    operators that cannot be imported: one error lists them all.
     """
     source = printable(path.name)
     limits = checked_range(source, input_range)

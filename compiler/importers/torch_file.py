@@ -198,7 +198,8 @@ def _tensor(source: str, argument: object) -> str:
     argument = _mapping(source, "an argument", argument)
     if "name" not in argument:
         if "as_tensor" not in argument:
-            raise CompileError(source, f"inputs and outputs must be tensors, not {quote(dict(argument))}", "return tensors only")
+            what = f"inputs and outputs must be tensors, not {quote(dict(argument))}"
+            raise CompileError(source, what, "return tensors only")
         argument = _mapping(source, "an argument", argument["as_tensor"])
     return _string(source, "a tensor", argument.get("name"))
 
@@ -218,9 +219,7 @@ def _outputs(source: str, signature: Mapping[str, Any]) -> tuple[str, ...]:
 STATE = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
 
 
-def _places(
-    source: str, archive: Archive, root: str, signature: Mapping[str, Any]
-) -> dict[str, tuple[str, Mapping[str, Any]]]:
+def _places(source: str, archive: Archive, root: str, signature: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Where the array of each parameter, buffer and constant lies, by the name of its tensor."""
     stored = {}
     for folder, file in (("weights", "model_weights_config.json"), ("constants", "model_constants_config.json")):

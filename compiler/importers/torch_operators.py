@@ -1,7 +1,7 @@
-"""PyTorch's operators (ATen), one function each: most are an operator of ONNX under another name, and become what that becomes.
+"""PyTorch's operators (ATen), one function each: most are an operator of ONNX under another name, and become the same.
 
-A function takes a `Site`, the call with its arguments looked up, and returns one value or, for a list of tensors, a list. What it
-cannot express it refuses (`Refusal`), with the nearest thing that works.
+A function takes a `Site`, the call with its arguments looked up, and returns one value or, for a list of tensors, a list. What
+it cannot express it refuses (`Refusal`), with the nearest thing that works.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CompileError, quote
+from ..graph import MaxPool
+from .common import nonzero
 from .onnx_layout import Dims, Refusal, Value, reshaped, transposed
 from .onnx_net import Constant, Net, Op, Tensor
 from .onnx_operators import OPERATORS as ONNX
@@ -25,6 +27,8 @@ VERSION = 18
 
 FLOATS = (6, 7, 8, 13)
 """The codes of half, float, double and bfloat16."""
+
+NOTHING: Mapping[str, Any] = {}
 
 Result = Tensor | Sequence[Tensor]
 
@@ -98,7 +102,10 @@ class Site:
         self, kind: str, *inputs: Tensor | Sequence[int] | float | None, outputs: int = 1, **attributes: object
     ) -> Result:
         tensors = tuple(one if one is None or isinstance(one, Value) else np.asarray(one) for one in inputs)
-        return ONNX[kind](self.net, Op(kind, self.label, self.source, tensors, attributes, outputs, VERSION))
+        return ONNX[kind](self.net, self.op(kind, tensors, attributes, outputs))
+
+    def op(self, kind: str, inputs: tuple[Tensor | None, ...], attributes: Mapping[str, Any] = NOTHING, outputs: int = 1) -> Op:
+        return Op(kind, self.label, self.source, inputs, attributes, outputs, VERSION)
 
 
 Handler = Callable[[Site], Result]
@@ -406,9 +413,29 @@ def _split(site: Site) -> Result:
 
 def _slice(site: Site) -> Result:
     start, end = site.get("start"), site.get("end")
+    every = _every(site)
+    if every is not None:
+        return every
     spans = [[0 if start is None else site.integer("start", 0)], [(1 << 63) - 1 if end is None else site.integer("end", 0)]]
     first, last, step = (np.asarray(item, dtype=np.int64) for item in (*spans, [site.integer("step", 1)]))
     return site.onnx("Slice", site.value(), first, last, np.asarray([site.integer("dim", 0)]), step)
+
+
+def _every(site: Site) -> Value | None:
+    """Every step-th row or column from the first: a 1×1 pool. Rows and then columns are one pool."""
+    x, step = site.value(), site.integer("step", 1)
+    rank = len(x.axes)
+    axis = _axis(site, "dim", 0, rank)
+    end = site.get("end")
+    whole = not site.get("start") and (end is None or site.integer("end", 0) >= x.dims[axis])
+    if not whole or axis < 2 or step < 2 or rank > 4:
+        return None
+    op = site.op("Slice", (x,))
+    tensor, stride = site.net.image(op, op.value()).tensor, (step, 1) if axis == 2 else (1, step)
+    node = next(node for node in site.net.builder.nodes if node.name == tensor)
+    if isinstance(node, MaxPool) and node.kernel == (1, 1) and not nonzero(node.padding):
+        (tensor,), stride = node.inputs, (node.stride[0] * stride[0], node.stride[1] * stride[1])
+    return site.net.map(site.net.emit(op, MaxPool, [tensor], kernel=(1, 1), stride=stride), rank)
 
 
 def _narrow(site: Site) -> Result:
@@ -568,8 +595,8 @@ OPERATORS: Mapping[str, Handler] = {
 """Every operator that can be imported, by its name in ``aten`` without its overload."""
 
 VIEWS = frozenset(
-    "_to_copy alias alpha_dropout chunk contiguous detach dropout expand feature_dropout flatten narrow permute reshape select slice "
-    "split split_with_sizes squeeze t to transpose unflatten unsqueeze view".split()
+    "_to_copy alias alpha_dropout chunk contiguous detach dropout expand feature_dropout flatten narrow permute reshape "
+    "select slice split split_with_sizes squeeze t to transpose unflatten unsqueeze view".split()
 )
 """Their results may share memory with their inputs, so that a change of one in place changes the other."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import CompileError, quote
 from ..graph import Dropout, Graph, Input, Softmax
 from ..verify import legal_name
-from .common import Builder, Unsupported, checked_size
+from .common import Builder, Unsupported, checked_size, printable
 from .onnx_layout import Dims, Refusal, Value, image_order, in_order, value_of
 from .onnx_net import Constant, Net, Op, Tensor, image_shape
 from .torch_file import Call, Name, Program
@@ -119,7 +119,8 @@ class _Walk:
             return argument
         name = argument.name
         if name in self.stale:
-            raise Refusal(f"it reads {quote(name)}, which was changed in place under another name", "use operators that are not in place")
+            what = f"it reads {quote(name)}, which was changed in place under another name"
+            raise Refusal(what, "use operators that are not in place")
         if name not in self.values and name in self.program.places:
             return self.program.array(name)
         found = self.values.get(name)
@@ -155,7 +156,7 @@ class _Walk:
 
     def _where(self, call: Call) -> str:
         name = next((name for name in call.results if isinstance(name, str)), "")
-        return f"{self.program.source}: {quote(name or call.label)} ({call.target if call.target.isprintable() else quote(call.target)})"
+        return f"{self.program.source}: {printable(name or call.label)} ({printable(call.target)})"
 
     def _shape(self, call: Call) -> Dims | None:
         names = [item.name for item in call.arguments.values() if isinstance(item, Name)]
@@ -165,7 +166,13 @@ class _Walk:
     def _stand_in(self, name: str) -> Value | None:
         """A value in place of what an unsupported call makes, so that the calls behind it are looked at too."""
         dims = self.program.shapes.get(name)
-        if not self.unsupported.lines or dims is None or not 1 <= len(dims) <= 4 or min(dims) < 1 or (len(dims) > 1 and dims[0] != 1):
+        if (
+            not self.unsupported.lines
+            or dims is None
+            or not 1 <= len(dims) <= 4
+            or min(dims) < 1
+            or dims[:-1][:1] not in ((), (1,))
+        ):
             return None
         stand_in = Input(name=self.net.builder.fresh(name), inputs=(), source="", shape=image_shape(dims), low=0.0, high=1.0)
         return value_of(self.net.builder.add(stand_in), dims, image_order(len(dims)))

@@ -10,11 +10,12 @@ import pytest
 from convfold.compiler import bounds
 from convfold.compiler.bounds import find_bounds, open_questions
 from convfold.compiler.evaluate import evaluate
+from convfold.compiler.functions import apply_function
 from convfold.compiler.graph import BorderClasses, Conv2D, Graph, QConv2D
 from convfold.compiler.numbers import Format, RealArray
 from convfold.compiler.passes import Options, fold
 from convfold.compiler.passes.lower_linear import lower_linear
-from tests.compiler.passes.nets import NONE, SAME, Net, random_linear
+from tests.compiler.passes.nets import FUNCTIONS, NONE, SAME, Net, random_graph, random_linear
 from tests.compiler.passes.proven import bias, random_net
 from tests.oracle import toeplitz
 
@@ -113,6 +114,44 @@ def test_no_value_of_any_tensor_leaves_its_bounds(seed: int) -> None:
     """Limits, pools and every linear operator, with branches; both methods, and the rounding of the evaluator."""
     graph = random_net(seed)
     assert_sound(graph, set(graph.shapes))
+
+
+@pytest.mark.parametrize("first", range(0, 200, 20))
+def test_no_value_leaves_its_bounds_whatever_the_operators(first: int) -> None:
+    for seed in range(first, first + 20):
+        graph = random_graph(seed)
+        assert_sound(graph, set(graph.shapes))
+
+
+@pytest.mark.parametrize(("function", "parameters"), FUNCTIONS)
+@pytest.mark.parametrize(("low", "high"), [(-4.0, 3.0), (-0.5, 0.25), (-3.0, -1.0), (0.5, 2.0), (-1.6, -1.0)])
+def test_functions_are_bounded_by_what_they_attain(
+    function: str, parameters: tuple[float, ...], low: float, high: float
+) -> None:
+    graph = Net((1, 1, 1), low=low, high=high).pointwise("f", function, *parameters).graph()
+    box = find_bounds(graph, {"f"})["f"]
+    values = apply_function(function, np.linspace(low, high, 100_001), parameters)
+    assert box.low_c[0] <= values.min() <= box.low_c[0] + 1e-4
+    assert box.high_c[0] - 1e-4 <= values.max() <= box.high_c[0]
+
+
+def test_what_is_not_finite_is_bounded_by_nothing() -> None:
+    net = Net((1, 1, 2)).pointwise("log", "log").conv("c", 2, (1, 1)).relu("r").conv("d", 1, (1, 1))
+    box = find_bounds(net.graph(), {"log", "c", "d"})
+    assert box["log"].low_c.tolist() == [-np.inf, -np.inf] and 0 <= box["log"].high_c[0] < 1e-9
+    assert not np.isnan([box[name].low_c for name in ("c", "r")]).any()
+
+
+def test_a_tensor_times_itself_is_never_negative() -> None:
+    net = Net((2, 2, 2), low=-1.0).conv("a", 2, (1, 1)).multiply("square", "a")
+    assert (find_bounds(net.graph(), ())["square"].low_hwc >= 0).all()
+
+
+def test_padding_and_moving_are_exact() -> None:
+    net = Net((4, 4, 2), low=-2.0, high=-1.0).pad("pad", SAME, 0.5).crop("crop", ((1, 0), (0, 1)))
+    net.pad("more", ((0, 1), (1, 0))).space_to_depth("space", (2, 2), "CRD").conv("conv", 3, (2, 2), padding=SAME)
+    assert_exact(net.graph(), "conv")
+    assert_exact(net.behind("space").reshape("flat", (1, 9, 8)).conv("last", 2, (1, 3)).graph("last", "conv"), "last")
 
 
 @pytest.mark.parametrize("budget", [0, 3000, 100_000])

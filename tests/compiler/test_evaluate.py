@@ -10,7 +10,7 @@ from convfold.compiler import evaluate as module
 from convfold.compiler.evaluate import accuracy, evaluate
 from convfold.compiler.graph import BorderClasses, Conv2D, Graph, Input, MaxPool, Node
 from convfold.compiler.numbers import RealArray
-from tests.compiler.passes.nets import Net, random_chain
+from tests.compiler.passes.nets import SAME, Net, random_chain
 from tests.oracle import toeplitz
 
 
@@ -27,6 +27,49 @@ def test_every_tensor_equals_the_oracle(seed: int) -> None:
         expected = x_bhwc.reshape(3, -1) @ matrix.T + offset
         assert np.abs(tensors[name].reshape(3, -1) - expected).max() <= 1e-12 * max(1, np.abs(expected).max())
         assert tensors[name].shape == (3, *graph.shapes[name])
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        Net((3, 4, 2)).pad("a", ((1, 0), (2, 3)), -0.5),
+        Net((3, 4, 2)).crop("a", ((1, 0), (1, 2))),
+        Net((4, 6, 3)).space_to_depth("a", (2, 3)),
+        Net((4, 6, 3)).space_to_depth("a", (2, 3), "CRD"),
+        Net((4, 6, 3)).reshape("a", (3, 2, 12)),
+        Net((4, 6, 4)).space_to_depth("b", (2, 3), "CRD").depth_to_space("c", (2, 3), "CRD").pad("a", SAME, 2.0),
+    ],
+)
+def test_movers_equal_the_oracle(net: Net) -> None:
+    graph = net.graph()
+    x_bhwc = batch(graph)
+    matrix, offset = toeplitz(graph)["a"]
+    y_bhwc = evaluate(graph, x_bhwc)["a"]
+    assert y_bhwc.shape == (3, *graph.shapes["a"])
+    assert np.array_equal(y_bhwc.reshape(3, -1), x_bhwc.reshape(3, -1) @ matrix.T + offset)
+
+
+def test_space_to_depth_is_the_inverse_of_depth_to_space() -> None:
+    for order in ("DCR", "CRD"):
+        graph = Net((4, 6, 3)).space_to_depth("b", (2, 3), order).depth_to_space("a", (2, 3), order).graph()
+        x_bhwc = batch(graph)
+        assert np.array_equal(evaluate(graph, x_bhwc)["a"], x_bhwc)
+
+
+def test_what_bends_is_computed_sample_by_sample() -> None:
+    net = Net((2, 2, 2)).prelu("prelu").behind("image").pointwise("leaky", "leaky_relu", 0.5).multiply("product", "prelu")
+    graph = net.argmax("best").graph("prelu", "leaky", "product", "best")
+    x_bhwc = np.array([[-1.0, 2.0], [3.0, 3.0], [0.0, -4.0], [-2.0, -1.0]]).reshape(1, 2, 2, 2)
+    found = evaluate(graph, x_bhwc)
+    for (h, w, c), x in np.ndenumerate(x_bhwc[0]):
+        prelu = x if x > 0 else x * graph.weights["prelu.slope"][c]
+        leaky = x if x >= 0 else x / 2
+        assert [found[name][0, h, w, c] for name in ("prelu", "leaky", "product")] == [prelu, leaky, leaky * prelu]
+    first = [[np.argmax(row) for row in rows] for rows in found["product"][0]]
+    assert found["best"][0, :, :, 0].tolist() == first
+    assert found["best"].dtype == np.float64
+    equal = evaluate(Net((1, 1, 3)).argmax("best").graph(), np.array([1.0, 7.0, 7.0]).reshape(1, 1, 1, 3))
+    assert equal["best"].item() == 1.0  # the first of equals
 
 
 def classed_conv() -> Graph:

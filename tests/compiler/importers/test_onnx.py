@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -468,6 +471,48 @@ def test_a_hostile_model_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(CompileError) as caught:
         imported(model, tmp_path)
     assert message in str(caught.value)
+
+
+HUGE = {
+    "a tensor that doubles": " ".join(f"s{n + 1} = Concat<axis=0>(s{n}, s{n})" for n in range(60)) + " y = Add(x, s60)",
+    "a tensor of 2⁴⁰": "e = Constant<value_ints=[1099511627776]>() s1 = Expand(s0, e) y = Add(x, s1)",
+    "a range of 10¹²": "a = Constant<value_float=1e12>() b = Constant<value_float=1.0>() s1 = Range(b, a, b) y = Add(x, s1)",
+    "an outer product of 2⁴⁰": "n = Constant<value_ints=[1048576]>() m = Constant<value_ints=[1048576,1]>() "
+    "a = ConstantOfShape(n) b = ConstantOfShape(m) s1 = Add(a, b) y = Add(x, s1)",
+    "a transposed stride of 2²⁰": "y = ConvTranspose<strides=[1048576,1048576]>(x, k)",
+    "a dilated window of 2³⁸": "y = AveragePool<kernel_shape=[524288,524288], dilations=[2,2], pads=[0,0,0,0]>(x)",
+    "a resize by 2¹⁹": 's = Constant<value_floats=[1.0,1.0,524288.0,524288.0]>() y = Resize<mode="nearest">(x, , s)',
+    "padding by 2²⁰ channels and more": "p = Constant<value_ints=[0,1048576,0,0,0,1048577,0,0]>() y = Pad(x, p)",
+    "a window of 2²⁰": "y = MaxPool<kernel_shape=[1048576,1048576]>(x)",
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_small_file_makes_nothing_huge(name: str, tmp_path: Path) -> None:
+    model = network("float[1,3,6,6] x, float[1] s0, float[3,1,3,3] k", HUGE[name], opset=19)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CompileError):
+            imported(model, tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 28
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_missing_package_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['onnx'] = None\n"
+        "from pathlib import Path\n"
+        "from convfold.compiler.errors import CompileError\n"
+        "from convfold.compiler.importers import import_model\n"
+        "try: import_model(Path('net.onnx'))\n"
+        "except CompileError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines() == [
+        "net.onnx: reading this file needs the package 'onnx', which is not installed",
+        "  fix: pip install 'convfold[onnx]'",
+    ]
 
 
 def field(number: int, body: bytes) -> bytes:

@@ -197,13 +197,27 @@ def test_channels_last_inputs_lose_their_transpose() -> None:
 
 
 def test_a_softmax_at_the_end_is_a_head() -> None:
-    nodes, arrays = zip(quantizer("x", "xq"), dequantizer("xq", "real"), strict=True)
-    softmax = helper.make_node("Softmax", ["real"], ["y"], axis=1)
-    every = {name: array for part in arrays for name, array in part.items()}
-    graph = read_quantized(network([*nodes, softmax], every, {"x": (np.float32, (1, 5))}, ("y", np.float32)), "head")
+    parts = [quantizer("x", "xq"), dequantizer("xq", "real"), (one("Softmax", axis=1), {})]
+    every = {name: array for _, part in parts for name, array in part.items()}
+    nodes = [node for node, _ in parts]
+    graph = read_quantized(network(nodes, every, {"x": (np.float32, (1, 5))}, ("y", np.float32)), "head")
     ((name, head),) = graph.heads
     assert name in graph.outputs
     assert head.beta == 1.0
+
+
+def test_the_quantizers_behind_a_last_softmax_are_left_out() -> None:
+    model = between(one("Softmax", axis=1), dims=(1, 5))
+    graph = read_quantized(model, "head")
+    assert [node.op for node in graph.nodes] == ["input"]
+    assert [name for name, _ in graph.heads] == list(graph.outputs)
+
+
+def test_a_softmax_inside_is_refused() -> None:
+    model = between(one("Softmax", axis=1), dims=(1, 5))
+    model.graph.node.append(helper.make_node("Abs", ["out"], ["abs"]))
+    model.graph.output[0].name = "abs"
+    assert re.search(r"^1 node cannot be imported:\n  - Softmax .*it is not the last operator", refusal(model))
 
 
 def test_files_are_read(tmp_path: Path) -> None:

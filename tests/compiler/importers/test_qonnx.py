@@ -65,9 +65,8 @@ class Net:
 
 def executed(model: onnx.ModelProto, x: Real, monkeypatch: pytest.MonkeyPatch) -> dict[str, Real]:
     """Every tensor, by the qonnx package; it writes models newer than its own onnxruntime reads."""
-    from qonnx.core.modelwrapper import ModelWrapper
-    from qonnx.transformation.infer_shapes import InferShapes
-
+    wrapper_of = pytest.importorskip("qonnx.core.modelwrapper").ModelWrapper
+    infer = pytest.importorskip("qonnx.transformation.infer_shapes").InferShapes
     make = qonnx_exec.qonnx_make_model
 
     def older(*positional: Any, **named: Any) -> onnx.ModelProto:
@@ -81,7 +80,7 @@ def executed(model: onnx.ModelProto, x: Real, monkeypatch: pytest.MonkeyPatch) -
     for node in copy.graph.node:
         if node.domain == "onnx.brevitas":
             node.domain = DOMAIN
-    wrapper = ModelWrapper(copy).transform(InferShapes())
+    wrapper = wrapper_of(copy).transform(infer())
     inputs = {copy.graph.input[0].name: x}
     tensors: dict[str, Real] = qonnx_exec.execute_onnx(wrapper, inputs, return_full_exec_context=True)
     return tensors
@@ -96,7 +95,8 @@ def small(seed: int) -> tuple[onnx.ModelProto, str]:
         w = net.array(rng.normal(size=(outputs, inputs, 3, 3)) * 0.2)
         quantized = net.quant(w, rng.uniform(0.01, 0.03, (outputs, 1, 1, 1)), 4, signed=1, narrow=1)
         y = net.node("Conv", x, quantized, net.array(rng.normal(size=outputs) * 0.1), pads=[1, 1, 1, 1])
-        norm = (rng.normal(size=outputs), rng.normal(size=outputs) * 0.1, rng.normal(size=outputs), rng.uniform(0.5, 2, outputs))
+        gamma, beta, mean = rng.normal(size=(3, outputs)) * np.array([[1.0], [0.1], [1.0]])
+        norm = (gamma, beta, mean, rng.uniform(0.5, 2, outputs))
         y = net.node("BatchNormalization", y, *(net.array(one) for one in norm))
         return net.quant(net.node("Relu", y), scale, bits)
 
@@ -113,7 +113,7 @@ def small(seed: int) -> tuple[onnx.ModelProto, str]:
 
 
 def raw_steps(real: Real, form: Format) -> NDArray[np.int64]:
-    return np.rint(real / np.float32(form.scale)).astype(np.int64) + form.zero_point
+    return np.asarray(np.rint(real / np.float32(form.scale)), dtype=np.int64) + form.zero_point
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -126,6 +126,31 @@ def test_flattening_in_front_of_a_norm_becomes_a_part_of_the_dense_layer() -> No
     assert same(graph, folded)
 
 
+def equal(before: Graph, after: Graph) -> bool:
+    """On random inputs, for what no matrix computes."""
+    x_bhwc = np.random.default_rng(0).normal(size=(9, *before.input.shape))
+    one, other = evaluate(before, x_bhwc), evaluate(after, x_bhwc)
+    return all(np.abs(one[name] - other[name]).max() <= 1e-12 * np.abs(one[name]).max() for name in one)
+
+
+def test_reshaping_in_front_of_a_dense_layer_is_dropped() -> None:
+    net = Net((3, 4, 2), low=-1.0).reshape("r", (4, 3, 2)).pointwise("f", "tanh").flatten("flat").relu("relu")
+    graph = net.dense("dense", 2).graph()
+    assert names(drop_identities(graph)) == ["f:pointwise", "relu:clip", "dense:dense"]
+    assert equal(graph, drop_identities(graph))
+    net = Net((3, 4, 2)).reshape("r", (3, 4, 2)).pad("p", ((0, 0), (0, 0)), 3.0).crop("c", ((0, 0), (0, 0)))
+    graph = net.conv("d", 1).graph()
+    assert names(drop_identities(graph)) == ["d:conv2d"]
+
+
+def test_a_norm_in_front_of_a_dense_layer_is_a_part_of_it() -> None:
+    graph = Net((2, 3, 2), low=-1.0).relu("r").norm("n").scale("s").dense("d", 3).graph()
+    folded = fold_batchnorm(graph)
+    assert names(folded) == ["r:clip", "d:dense"]
+    assert [decision.rule for decision in folded.decisions] == ["scale_bias", "batch_norm"]
+    assert equal(graph, folded) and fold_batchnorm(folded) is folded
+
+
 # ------------------------------------------------------------------------------------------------------ pca
 
 
