@@ -216,7 +216,7 @@ def _slack(graph: Graph, node: Linear) -> float:
 
 def _bias(graph: Graph, parts: _Parts, node: Linear) -> RealArray:
     if isinstance(node, Weighted | Pad):
-        return apply_node(parts.biases, node, (np.zeros((1, *graph.shapes[node.inputs[0]])),))[0]
+        return np.asarray(apply_node(parts.biases, node, (np.zeros((1, *graph.shapes[node.inputs[0]])),))[0])
     return np.zeros(graph.shapes[node.name])
 
 

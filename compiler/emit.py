@@ -28,9 +28,8 @@ from convfold.hdl.max_pool import MaxPoolParams
 from .engines import Stage
 from .graph import Certificate, Decision, Graph, MaxPool, QAveragePool, QConv2D, QTable, Shape, Softmax, node_macs
 from .numbers import Format, IntArray
-from .pipeline import SOURCE
 from .plan import Plan
-from .schedule import Component
+from .schedule import SOURCE, Component
 from .targets import get_target
 from .tools.flow import WRAPPER
 from .tools.yosys import find_yosys, rtlil_to_verilog
@@ -240,8 +239,8 @@ def _plain(name: str) -> str:
 
 
 def _attribute(name: str) -> str:
-    """A submodule. A name that Python would mangle in a class is given as a string."""
-    return f'm.submodules["{name}"]' if name.startswith("__") else f"m.submodules.{name}"
+    """A submodule. A name that Python would mangle, or Amaranth's own, is given as a string."""
+    return f'm.submodules["{name}"]' if name.startswith("_") else f"m.submodules.{name}"
 
 
 def _submodule(name: str, params: DataclassInstance, create: str) -> str:

@@ -51,6 +51,9 @@ from .numbers import Format, IntArray, Range, accumulator_range
 
 __all__ = ["WIRES", "Choice", "EngineParams", "Stage", "choices", "hardware_forms", "make_stage"]
 
+_ROW_SLACK = 3
+"""Cycles that an output row must take longer than the input rows it claims, or else it waits for them."""
+
 WIRES = (Reshape, Flatten)
 """Layers that are nothing but another way to count the same samples."""
 
@@ -275,7 +278,9 @@ def _window(
         dilation=node.dilation if convolution else (1, 1),
         groups=node.groups if convolution and not channelwise else 1,
     )
-    return replace(window, rows=window.full_rows)
+    # Where the engine is as fast as its input, a larger ring saves the few cycles that every row would wait.
+    hurried = window.frame_cycles <= height * (width * window.beats + _ROW_SLACK)
+    return replace(window, rows=window.steady_rows if hurried else window.full_rows)
 
 
 def _conv_stage(graph: Graph, node: QConv2D, choice: Choice, form: Form, kind: str, memory: str) -> Stage:

@@ -140,7 +140,7 @@ def apply_node(graph: Graph, node: Node, inputs_bhwc: tuple[RealArray, ...]) -> 
         case Multiply():
             return np.asarray(inputs_bhwc[0] * inputs_bhwc[1])
         case ArgMax():
-            return x_bhwc.argmax(axis=3)[..., None].astype(np.float64)
+            return np.asarray(x_bhwc.argmax(axis=3)[..., None], dtype=np.float64)
         case MaxPool():
             windows = _windows(x_bhwc, node.kernel, node.stride, node.padding, -math.inf)
             return np.asarray(windows.max(axis=(4, 5)))

@@ -4,16 +4,17 @@ A requantizer ``f`` never decreases, so within its limits it is a few hundred st
 ``f(acc) >= k``. The hardware computes ``h(acc) = (acc·m + offset) >> shift``, which reaches ``k`` at ``T_k`` and not
 before exactly if ``k·2**shift - m·T_k <= offset < k·2**shift - m·(T_k - 1)``. In units of ``2**shift`` these are half-planes
 of ``(slope, offset)``, whatever the shift: a convex set. So if a slope near its middle is known, then for any shift the
-multipliers on both sides of it are the only ones to try.
+multipliers on both sides of it are the only ones to try. The ties of floating point only move the half-planes a little.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,10 @@ MOST_MULTIPLIER_BITS = 31
 _REACH_BITS = 62
 """Products and offsets stay within this many bits, so that 64 bits hold their sum."""
 _TABLE_COST = 8
-_MOST_TIE_BITS = 24
+_EVEN_BITS = range(1, 25)
+_FLOAT32_BITS = (24, 25, 23, 22, 21, 20)
+"""A float32 has 24; a window a little wider or narrower may let fewer products in that are half a unit from a tie."""
+_KINDS = ("half", "split")
 _TABLE_BITS = 8
 _MOST_TABLE_SHIFT, _MOST_TIE_SHIFT = 26, 12
 _RELAXATIONS = 60
@@ -49,22 +53,77 @@ _NOISE = 2.0**-30
 _NO_FORM_HINT = "quantize with scales that are not so far apart, or to fewer bits"
 
 
+Ties = Literal["none", "even", "float32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """What happens to ``h`` near a tie: where the bits that are shifted out, ``r``, are close to an end of their range.
+
+    - ``none``: nothing. Halves go up, or wherever the offsets send them.
+    - ``even``: where the ``bits`` highest of ``r`` are all zero, an odd ``h`` goes down. (Not all bits of ``r``: a third of
+      something is never exact.)
+    - ``float32``: the real number is first rounded to ``bits`` significant bits. What is within half a unit of that from a
+      tie becomes the tie, and goes to the even side: an odd ``h`` goes down where ``bits - j`` bits of ``r`` are all zero, and
+      up where they are all one. ``2**j`` is the power of two next below the tie, which is ``h - 1/2`` or ``h + 1/2``.
+
+    ``zero_point``: as much of the output's zero point is in ``h`` already, for ties that are even with it.
+
+    *Source* of the name: IEEE 754-2019, binary32, roundTiesToEven.
+    """
+
+    ties: Ties = "none"
+    bits: int = 0
+    zero_point: int = 0
+
+    @property
+    def least_shift(self) -> int:
+        return self.bits + (self.ties == "float32")
+
+    def reach(self, k: IntArray, shift: int) -> IntArray:
+        """The least total, offset included but for the zero point, that is rounded to ``k``."""
+        odd = (k + self.zero_point) & 1
+        if self.ties == "even":
+            return (k << shift) + (odd << (shift - self.bits))
+        if self.ties == "float32":
+            return (k << shift) + ((2 * odd - 1) << (shift - self.bits + _exponent(2 * (k + self.zero_point) - 1)))
+        return k << shift
+
+    def __call__(self, total: IntArray, shift: int) -> IntArray:
+        """Totals to steps, in 64 bits."""
+        h: IntArray = total >> shift
+        if self.ties == "even":
+            h &= ~np.asarray((total >> (shift - self.bits)) & ((1 << self.bits) - 1) == 0).astype(np.int64)
+        elif self.ties == "float32":
+            up = (total >> (shift - 1)) & 1
+            distance = np.where(up, -1 - total, total) & ((1 << shift) - 1)
+            exponent = np.minimum(_exponent(2 * h - 1 + 2 * up), self.bits - 1)
+            near = distance >> (shift - self.bits + exponent) == 0
+            h += (h & 1) * near * (2 * up - 1)
+        return h - self.zero_point
+
+
+def _exponent(twice: IntArray) -> IntArray:
+    """Of the power of two next below half of ``|twice|``."""
+    return np.frexp(np.abs(twice).astype(np.float64))[1].astype(np.int64) - 2
+
+
+HALF_UP = Rounding()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Form:
-    """``h(acc) = (acc·m + (acc >= 0 ? positive : negative)) >> shift``, to which zero point and limits are applied.
+    """``h(acc) = rounding((acc·m + (acc >= 0 ? positive : negative)) >> shift)``; then zero point and limits are applied.
 
     All arrays have one shape, that of the channels. ``offset_bits`` is the signed width of the offsets, and 0 where all are
     ``2**(shift-1)``: half up.
-
-    Half to even: with ``tie_bits`` a tie is known by the ``tie_bits`` highest of the bits that are shifted out, which are all
-    zero, and it clears the lowest bit of ``h``. (Not all of the bits: a third of something is never exact.)
     """
 
     m: IntArray
     positive: IntArray
     negative: IntArray
     shift: int
-    tie_bits: int = 0
+    rounding: Rounding = HALF_UP
 
     @property
     def multiplier_bits(self) -> int:
@@ -80,12 +139,7 @@ class Form:
 
     def __call__(self, acc: IntArray) -> IntArray:
         """The form itself, in 64 bits, on ``acc (..., C)``."""
-        total = acc * self.m + np.where(acc >= 0, self.positive, self.negative)
-        y: IntArray = total >> self.shift
-        if self.tie_bits:
-            tie = (total >> (self.shift - self.tie_bits)) & ((1 << self.tie_bits) - 1) == 0
-            y &= ~tie.astype(np.int64)
-        return y
+        return self.rounding(acc * self.m + np.where(acc >= 0, self.positive, self.negative), self.shift)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,16 +272,16 @@ def _shortest_tables(real_a: RealArray, real_b: RealArray, y_ab: IntArray, limit
         found, least, most = (found, middle + 1, most) if other is None else (other, least, middle)
     if found is not None:
         return found
-    ties = ((shift, tie_bits) for shift in range(1, _MOST_TIE_SHIFT) for tie_bits in range(max(1, shift - 2), shift + 1))
+    evens = ((shift, bits) for shift in range(1, _MOST_TIE_SHIFT) for bits in range(max(1, shift - 2), shift + 1))
     others = chain(
-        (_solve_tables(real_a, real_b, y_ab, limits, shift, tie_bits) for shift, tie_bits in ties),
+        (_solve_tables(real_a, real_b, y_ab, limits, shift, Rounding("even", bits, zero)) for shift, bits in evens for zero in zeros),
         (_solve_tables(real_a, real_b, y_ab, limits, shift, split=True) for shift in range(1, _MOST_TABLE_SHIFT + 1)),
     )
     return next((form for form in others if form is not None), None)
 
 
 def _solve_tables(
-    real_a: RealArray, real_b: RealArray, y_ab: IntArray, limits: Pair, shift: int, tie_bits: int = 0, *, split: bool = False
+    real_a: RealArray, real_b: RealArray, y_ab: IntArray, limits: Pair, shift: int, rounding: Rounding = HALF_UP, *, split: bool = False
 ) -> AddForm | None:
     """Tables ``A`` and ``B`` with ``least <= A[a] + B[b] <= most`` for all pairs: limits of differences, of ``A`` and ``-B``.
 
@@ -237,8 +291,8 @@ def _solve_tables(
     half = 1 << (shift - 1)
     positive = real_a[:, None] + real_b >= 0
     offset_ab = np.where(positive, half, half - split)
-    least_ab = np.where(y_ab > limits[0], _reach(y_ab, shift, tie_bits) - offset_ab, -_FAR)
-    most_ab = np.where(y_ab < limits[1], _reach(y_ab + 1, shift, tie_bits) - 1 - offset_ab, _FAR)
+    least_ab = np.where(y_ab > limits[0], rounding.reach(y_ab, shift) - offset_ab, -_FAR)
+    most_ab = np.where(y_ab < limits[1], rounding.reach(y_ab + 1, shift) - 1 - offset_ab, _FAR)
     if split:
         least_ab = np.where(positive, np.maximum(least_ab, 0), least_ab)
         most_ab = np.where(positive, most_ab, np.minimum(most_ab, -1))
@@ -247,8 +301,7 @@ def _solve_tables(
         lower_b = np.minimum(minus_b, (a[:, None] - least_ab).min(axis=0))
         lower_a = np.minimum(a, (lower_b + most_ab).min(axis=1))
         if np.array_equal(lower_a, a) and np.array_equal(lower_b, minus_b):
-            form = Form(np.array([1]), np.array([half]), np.array([half - split]), shift, tie_bits)
-            return AddForm(a, -minus_b, form)
+            return AddForm(a, -minus_b, _form(np.array([1]), [np.array([half]), np.array([half - split])], shift, rounding))
         a, minus_b = lower_a, lower_b
     return None
 
@@ -287,14 +340,14 @@ def narrow(requantizer: Requantizer, least: IntArray, most: IntArray, low: int, 
         half = np.full_like(requantizer.m_o, 1 << (requantizer.shift - 1))
         return Form(requantizer.m_o, half, half, requantizer.shift)
     steps = _Steps.of(requantizer, least, most, low, high)
-    searches = [_search(steps, requantizer.slope_o, kind) for kind in ("half", "split")]
-    found = [form for form, _ in searches if form is not None]
-    for kind in ("even", "split") if isinstance(requantizer, FloatRequantizer) else ():
+    attempts = [_search(steps, requantizer.slope_o, kind) for kind in _KINDS]
+    found = [form for form, _ in attempts if form is not None]
+    for kind in _KINDS if isinstance(requantizer, FloatRequantizer) else ():
         if not found:
-            ties = (_search(steps, requantizer.slope_o, kind, tie_bits) for tie_bits in range(1, _MOST_TIE_BITS + 1))
-            found = [form for form, _ in ties if form is not None]
+            others = (_search(steps, requantizer.slope_o, kind, rounding)[0] for rounding in _roundings(requantizer))
+            found = [form for form in others if form is not None]
     if not found:
-        failed = searches[-1][1]
+        failed = attempts[-1][1]
         message = f"no multiplier of up to {MOST_MULTIPLIER_BITS} bits rounds its channel {failed} as the model does"
         raise CompileError(source, message, _NO_FORM_HINT)
     form = min(found, key=_cost)
@@ -302,10 +355,18 @@ def narrow(requantizer: Requantizer, least: IntArray, most: IntArray, low: int, 
     return form
 
 
+def _roundings(requantizer: FloatRequantizer) -> Iterator[Rounding]:
+    """Those that know ties, which are even with or without the zero point."""
+    for zero_point in sorted({0, requantizer.zero_point}, key=abs):
+        yield from (Rounding("even", bits, zero_point) for bits in _EVEN_BITS)
+        if requantizer.dtype is np.float32:
+            yield from (Rounding("float32", bits, zero_point) for bits in _FLOAT32_BITS)
+
+
 def _cost(form: Form) -> int:
     """In bits of the multiplier: each is half an adder, and a table of offsets is a few adders' worth of memory."""
     tables = sum(np.ptp(offsets) > 0 for offsets in (form.positive, form.negative))
-    return form.multiplier_bits + form.tie_bits + (form.offset_bits > 0) + _TABLE_COST * int(tables)
+    return form.multiplier_bits + form.rounding.bits + (form.offset_bits > 0) + _TABLE_COST * int(tables)
 
 
 @dataclass(frozen=True, eq=False)
@@ -353,17 +414,17 @@ class _Steps:
         return replace(self, least_c=least_c, most_c=most_c, t_kc=np.clip(self.t_kc, least_c, most_c + 1))
 
 
-def _search(steps: _Steps, slope_c: RealArray, kind: str, tie_bits: int = 0) -> tuple[Form | None, int]:
+def _search(steps: _Steps, slope_c: RealArray, kind: str, rounding: Rounding = HALF_UP) -> tuple[Form | None, int]:
     """The form of a kind with the least shift; else ``None`` and the channel that has none."""
     parts = [steps.part(0, None), steps.part(None, -1)] if kind == "split" else [steps]
-    slope_c, room_c = _good_slope(parts, slope_c, tie_bits, free=kind != "half")
+    slope_c, room_c = _good_slope(parts, slope_c, rounding, free=kind != "half")
     if np.any(room_c < -_NOISE):
         return None, int(room_c.argmin())
-    least, most = max(1, tie_bits), _most_shift(steps, slope_c)
-    form, failed = _try_shift(parts, slope_c, max(least, most), kind, tie_bits)
+    least, most = max(1, rounding.least_shift), _most_shift(steps, slope_c)
+    form, failed = _try_shift(parts, slope_c, max(least, most), kind, rounding)
     while form is not None and least < most:
         middle = (least + most) // 2
-        other, _ = _try_shift(parts, slope_c, middle, kind, tie_bits)
+        other, _ = _try_shift(parts, slope_c, middle, kind, rounding)
         if other is None:
             least = middle + 1
         else:
@@ -379,31 +440,31 @@ def _most_shift(steps: _Steps, slope_c: RealArray) -> int:
     return max(1, min(MOST_MULTIPLIER_BITS - steepest, _REACH_BITS - 2 - longest))
 
 
-def _good_slope(parts: Sequence[_Steps], slope_c: RealArray, tie_bits: int, *, free: bool) -> tuple[RealArray, RealArray]:
+def _good_slope(parts: Sequence[_Steps], slope_c: RealArray, rounding: Rounding, *, free: bool) -> tuple[RealArray, RealArray]:
     """A slope near ``slope_c`` for each channel that leaves room for its offsets, and that room; below 0 if there is none.
 
     The room is the least of concave functions, so bisection by its derivative finds its greatest. Offsets are a half, or
     ``free``.
     """
     middle_c, step_c = slope_c, slope_c / 2
-    room_c, rise_c = _room(parts, middle_c, tie_bits, free=free)
+    room_c, rise_c = _room(parts, middle_c, rounding, free=free)
     for _ in range(_BISECTIONS):
         lost = room_c + np.abs(rise_c) * 2 * step_c < -_NOISE  # a concave function stays below its tangents
         found = (room_c > _NOISE) | (rise_c == 0)
         if np.all(found) or np.any(lost):
             break
         middle_c = middle_c + np.where(found, 0, np.sign(rise_c) * step_c)
-        room_c, rise_c = _room(parts, middle_c, tie_bits, free=free)
+        room_c, rise_c = _room(parts, middle_c, rounding, free=free)
         step_c = step_c / 2
     return middle_c, room_c
 
 
-def _room(parts: Sequence[_Steps], slope_c: RealArray, tie_bits: int, *, free: bool) -> tuple[RealArray, RealArray]:
+def _room(parts: Sequence[_Steps], slope_c: RealArray, rounding: Rounding, *, free: bool) -> tuple[RealArray, RealArray]:
     """How far apart the limits of the offset are, and the derivative of that in the slope."""
     rooms, rises = [], []
-    channels = np.arange(len(slope_c))
+    channels, unit = np.arange(len(slope_c)), rounding.least_shift
     for part in parts:
-        reach = np.ldexp(_reach(part.k_k1, tie_bits, tie_bits).astype(np.float64), -tie_bits)
+        reach = np.ldexp(rounding.reach(part.k_k1, unit).astype(np.float64), -unit)
         totals = reach - slope_c * part.t_kc
         at_floor = np.where(part.climbs, totals, -np.inf).argmax(axis=0)
         at_ceiling = np.where(part.waits, totals + slope_c, np.inf).argmin(axis=0)
@@ -423,14 +484,14 @@ def _room(parts: Sequence[_Steps], slope_c: RealArray, tie_bits: int, *, free: b
 
 
 def _try_shift(
-    parts: Sequence[_Steps], slope_c: RealArray, shift: int, kind: str, tie_bits: int
+    parts: Sequence[_Steps], slope_c: RealArray, shift: int, kind: str, rounding: Rounding
 ) -> tuple[Form | None, int]:
     """The form with this shift; else ``None`` and a channel that has none."""
     half = 1 << (shift - 1)
     below_c = np.floor(np.ldexp(slope_c, shift)).astype(np.int64)
     above_c = below_c + 1
     good_below, good_above = (
-        _offsets_exist(parts, m_c, shift, kind, tie_bits) & (m_c < 1 << MOST_MULTIPLIER_BITS) for m_c in (below_c, above_c)
+        _offsets_exist(parts, m_c, shift, kind, rounding) & (m_c < 1 << MOST_MULTIPLIER_BITS) for m_c in (below_c, above_c)
     )
     if not np.all(good_below | good_above):
         return None, int(np.argmin(good_below | good_above))
@@ -438,33 +499,33 @@ def _try_shift(
     if kind == "half":
         offsets = [np.full_like(m_c, half)]
     else:
-        offsets = [_choose(*_offset_limits(part, m_c, shift, tie_bits), half) for part in parts]
-    return Form(m_c, offsets[0], offsets[-1], shift, tie_bits), 0
+        offsets = [_choose(*_offset_limits(part, m_c, shift, rounding), half) for part in parts]
+    return _form(m_c, offsets, shift, rounding), 0
+
+
+def _form(m_c: IntArray, offsets: Sequence[IntArray], shift: int, rounding: Rounding) -> Form:
+    """``offsets`` of positive and of negative accumulators, or of both, without the zero point that the rounding knows."""
+    zero = rounding.zero_point << shift
+    return Form(m_c, offsets[0] + zero, offsets[-1] + zero, shift, rounding)
 
 
 def _offsets_exist(
-    parts: Sequence[_Steps], m_c: IntArray, shift: int, kind: str, tie_bits: int
+    parts: Sequence[_Steps], m_c: IntArray, shift: int, kind: str, rounding: Rounding
 ) -> NDArray[np.bool_]:
     good = np.ones(m_c.shape, dtype=np.bool_)
     half = 1 << (shift - 1)
     for part in parts:
-        least_c, most_c = _offset_limits(part, m_c, shift, tie_bits)
+        least_c, most_c = _offset_limits(part, m_c, shift, rounding)
         good &= (least_c <= half) & (half <= most_c) if kind == "half" else least_c <= most_c
     return good
 
 
-def _offset_limits(part: _Steps, m_c: IntArray, shift: int, tie_bits: int) -> tuple[IntArray, IntArray]:
+def _offset_limits(part: _Steps, m_c: IntArray, shift: int, rounding: Rounding) -> tuple[IntArray, IntArray]:
     """The least and the greatest offset for which ``h`` climbs every step where it should."""
-    reach = _reach(part.k_k1, shift, tie_bits) - m_c * part.t_kc
+    reach = rounding.reach(part.k_k1, shift) - m_c * part.t_kc
     least_c = np.where(part.climbs, reach, -_FAR).max(axis=0)
     most_c = np.where(part.waits, reach + m_c - 1, _FAR).min(axis=0)
     return least_c, most_c
-
-
-def _reach(k: IntArray, shift: int, tie_bits: int) -> IntArray:
-    """The least total whose ``h`` is ``k``; with half to even, ties stay below an odd ``k``."""
-    ties = (k & 1) << (shift - tie_bits) if tie_bits else 0
-    return (k << shift) + ties
 
 
 def _choose(least_c: IntArray, most_c: IntArray, half: int) -> IntArray:

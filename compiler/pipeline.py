@@ -21,12 +21,9 @@ from convfold.hdl.streams import beats
 
 from .engines import WIRES, Stage
 from .graph import Concat, Graph, Input, Node
-from .schedule import Component, timetable
+from .schedule import SOURCE, Component, timetable
 
-__all__ = ["SOURCE", "Pipeline", "assemble", "with_queues"]
-
-SOURCE = "source"
-"""The stream that enters at the chip's edge."""
+__all__ = ["Pipeline", "assemble", "with_queues"]
 
 ENDLESS = 1 << 30
 """The depth of a queue that never fills, to see how deep it must be."""

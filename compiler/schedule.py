@@ -43,7 +43,7 @@ from convfold.hdl.product import ProductParams
 from convfold.hdl.reorder import ReorderParams
 from convfold.hdl.streams import beats
 
-__all__ = ["Component", "StageParams", "Timetable", "timetable"]
+__all__ = ["SOURCE", "Component", "StageParams", "Timetable", "timetable"]
 
 EngineParams = MacStageParams | MaxPoolParams
 StageParams = (
@@ -67,6 +67,9 @@ RELEASED_TO_OPEN = 2  # from the last step that reads a row to the first beat of
 ROW_TO_ROW = 2  # from the start of an output row to that of the next, at the least
 START_TO_STEP = 1  # from the start of a pass to its first step
 
+SOURCE = "input edge"
+"""The stream that enters at the chip's edge: no layer can be called so."""
+
 Times = list[int]
 Process = Generator[tuple[Times, int], None, None]
 """Appends times to lists; yields ``(times, n)`` where it cannot go on before ``times[n]`` is known."""
@@ -76,8 +79,8 @@ Process = Generator[tuple[Times, int], None, None]
 class Component:
     """One component of the pipeline, and whose outputs its inputs are.
 
-    An input is ``"NAME"``, the output ``o`` of that component, or ``"NAME.k"``, the output ``ok`` of a fork; ``"source"`` is
-    the chip's input edge.
+    An input is ``"NAME"``, the output ``o`` of that component, or ``"NAME.k"``, the output ``ok`` of a fork; `SOURCE` is the
+    chip's input edge.
     """
 
     name: str
@@ -127,7 +130,7 @@ def timetable(
     ``ValueError`` for outputs that are not read exactly once, and where components do not agree on the beats of a frame.
     """
     run = _Run(frames, unbounded)
-    source = run.link("source", edge_in.frame_beats)
+    source = run.link(SOURCE, edge_in.frame_beats)
     source.offered.extend(n + edge_in.latency for n in range(source.total))
     for component in components:
         run.add(component)

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def main(kind: str, folder: Path) -> None:
     path.write_bytes(sound(kind, home))
     if not isinstance(import_model(path), Graph):  # also loads all that is needed
         raise SystemExit("the sound file is not read")
+    warnings.simplefilter("error")
     watch = Watch(folder)
     sys.addaudithook(watch.see)
     signal.signal(signal.SIGPROF, late)

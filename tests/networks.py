@@ -17,6 +17,8 @@ from convfold.compiler.passes import Options
 from convfold.compiler.quantize import QuantizeOptions
 from convfold.compiler.tools.errors import ToolError
 from convfold.compiler.tools.simulators import BenchRun, find_simulator, run_cocotb
+from convfold.compiler.write_spec import write_spec
+from tests.compiler.passes.nets import random_graph
 
 Field = Any
 Arrays = dict[str, NDArray[Any]]
@@ -213,6 +215,19 @@ def _random_pool(network: Network, name: str, pick: Any) -> None:
     kernel = pick(1, 2, min(3, height)), pick(1, 2, min(3, width))
     kernel = min(kernel[0], height), min(kernel[1], width)
     network.pool(name, kernel, (pick(1, 2, 3), pick(1, 2)), pick("valid", "same"))
+
+
+def random_branches(seed: int, folder: Path, *, tables: bool = True) -> Path:
+    """A specification in ``folder`` of any operators: branches, residuals, several outputs; what `random_graph` draws.
+
+    Seeds are passed over whose networks no specification can hold.
+    """
+    while True:
+        graph = random_graph(seed, tables=tables)
+        twice = any(len(set(node.inputs)) < len(node.inputs) for node in graph.nodes)
+        if not twice and graph.input.name not in graph.outputs:
+            return write_spec(graph, folder)
+        seed += 1_000_000
 
 
 def compile_network(

@@ -67,6 +67,8 @@ def open_archive(source: str, data: bytes) -> Archive:
     for member in members:
         if member.filename in sizes or member.flag_bits & 1:
             raise CompileError(source, f"{quote(member.filename)} is there twice, or encrypted", BROKEN)
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others take memory as they like
+            raise CompileError(source, f"{quote(member.filename)} is packed in a way that is not used for models", BROKEN)
         sizes[member.filename] = member.file_size
         if member.file_size > max(FREE_BYTES, MAX_RATIO * member.compress_size):
             raise CompileError(source, f"{quote(member.filename)} would unpack to {member.file_size} bytes", BROKEN)

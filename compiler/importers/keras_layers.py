@@ -534,7 +534,7 @@ def _pool(kind: type[MaxPool] | type[AveragePool]) -> Handler:
         kernel = layer.sizes("pool_size", rank, [2])
         stride = spatial(layer.sizes("strides", rank, kernel))
         size = spatial(kernel)
-        fields = {"kernel": size, "stride": stride, "padding": _padding(layer, x.size, size, stride)}
+        fields: dict[str, Any] = {"kernel": size, "stride": stride, "padding": _padding(layer, x.size, size, stride)}
         return layer.tensor(layer.emit(kind, [x.name], **fields), rank + 1)
 
     return handler

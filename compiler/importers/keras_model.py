@@ -76,8 +76,8 @@ def _record(written: object, where: str) -> _Record:
     module, calls = written.get("module") or "", written.get("inbound_nodes", [])
     if isinstance(config, list):  # Sequential, once
         config = {"layers": config}
-    texts = isinstance(kind, str) and isinstance(module, str)
-    if not (texts and isinstance(config, Mapping) and isinstance(calls, list)):
+    broken = not isinstance(config, Mapping) or not isinstance(calls, list)
+    if broken or not isinstance(kind, str) or not isinstance(module, str):
         raise CompileError(where, f"a layer must have a class_name and a config, not {quote(written)}", BROKEN)
     name = config.get("name", written.get("name"))
     name = kind if name is None else name
@@ -234,7 +234,7 @@ class _Reader:
     def graph(self, outputs: Sequence[Value]) -> Graph:
         """The graph that ends in these tensors; one that is the input, or leaves twice, is named anew."""
         heads: dict[str, Softmax] = {}
-        names = []
+        names: list[str] = []
         for x in outputs:
             if x is None:
                 raise CompileError(self.file.source, "an output does not depend on the input", BROKEN)

@@ -108,6 +108,8 @@ class _Walk:
                 self.values[name] = tensor if tensor is not None else self._stand_in(node, name)
 
     def _apply(self, node: NodeProto) -> Sequence[Tensor | None]:
+        if node.input and all(name in self.constants or not name for name in node.input):
+            raise Refusal("it computes a constant, but cannot be folded", "simplify the model before the export")
         handler = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if handler is None:
             raise Refusal("this operator is not supported", NEAREST.get(node.op_type, "replace it, or cut the network there"))
@@ -126,8 +128,6 @@ class _Walk:
         )
         if node.op_type == "Split":
             op = replace(op, outputs=len(node.output))
-        if not any(isinstance(tensor, Value) for tensor in inputs):
-            raise Refusal("its inputs are constant, but it cannot be folded", "simplify the model before the export")
         result = handler(self.net, op)
         return [result] if not isinstance(result, Sequence) else result
 

@@ -242,6 +242,8 @@ class Reader(Joins, Functions, Pools, Moves):
     def _quantized_constant(self, op: Op, array: Arrays) -> Arrays:
         finite(op.where, "its constant", array)
         scale, zero = self._constant(op.inputs[1]), self._constant(op.inputs[2]) if len(op.inputs) > 2 else np.uint8(0)
+        if not (np.all(np.isfinite(scale)) and np.all(scale > 0)):
+            raise Refusal("its scales must be positive", "calibrate again")
         limits = np.iinfo(zero.dtype)
         axis = int(op.attributes.get("axis", 1))
         if scale.size > 1:

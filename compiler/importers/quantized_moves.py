@@ -216,8 +216,8 @@ class Moves(Layers):
         """More channels, of real zeros: a convolution of 1×1 whose kernels are zeros and ones, and whose scale is one."""
         if raw != value.format.zero_point:
             raise Refusal("it pads channels with a number", "pad channels with zero")
-        before, after = pads
-        channels = value.dims[1]
+        (before, after), channels = pads, value.dims[1]
+        checked_size(op.where, "its kernel", (channels + before + after, channels))
         w_oi = np.eye(channels, dtype=np.int64)[:, None, None, :]
         w_ohwi = np.pad(w_oi, ((before, after), (0, 0), (0, 0), (0, 0)))
         dims = (1, len(w_ohwi), *value.dims[2:])

@@ -118,7 +118,7 @@ def fully_connected(call: Call) -> tuple[str, ...]:
         name=name,
         w_ohwi=w_oi.reshape(-1, *window),
         b_o=_bias(call, 2, len(w_oi)),
-        multipliers=_dense_multipliers(call, len(w_oi)),
+        multipliers=_channel_multipliers(call, len(w_oi), axis=0),
         limits=_limits(call),
         kind="dense",
     )
@@ -162,17 +162,6 @@ def _channel_multipliers(call: Call, outputs: int, axis: int, data: int = 0) -> 
     scales = _weight_scales(call, outputs, axis)
     x, y = call.format(data).scale, call.result.scale
     return [kernels.quantize_multiplier(x * scale / y) for scale in scales]
-
-
-def _dense_multipliers(call: Call, outputs: int) -> list[Pair]:
-    """As for a convolution; with one scale for all weights its product with the input's is in single precision."""
-    scales = _weight_scales(call, outputs, 0)
-    x, y = call.format(0).scale, call.result.scale
-    if len(call.tensor(1).scales) > 1:
-        return [kernels.quantize_multiplier(x * scale / y) for scale in scales]
-    with np.errstate(over="ignore", under="ignore"):
-        product = float(np.float32(x) * np.float32(scales[0]))
-    return [kernels.quantize_multiplier(product / y)] * outputs
 
 
 def _weight_scales(call: Call, outputs: int, axis: int) -> tuple[float, ...]:
@@ -248,7 +237,7 @@ def subtract(call: Call) -> tuple[str, ...]:
 def _sum(call: Call, sign: int) -> str:
     """ADD and SUB: of two tensors, or of one and a constant, which is a table."""
     a, b, y = call.format(0), call.format(1), call.result
-    factors = (kernels.add_multipliers if sign > 0 else kernels.subtract_multipliers)(a.scale, b.scale, y.scale)
+    factors = kernels.add_multipliers(a.scale, b.scale, y.scale)
     low, high = _limits(call)
     if call.is_constant(0) or call.is_constant(1):
 

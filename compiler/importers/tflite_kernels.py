@@ -30,7 +30,6 @@ __all__ = [
     "relu6",
     "requantize",
     "rescaled",
-    "subtract_multipliers",
     "sum_of",
     "tanh",
 ]
@@ -82,19 +81,9 @@ def rescaled(x: IntArray, multiplier: Pair) -> IntArray:
 
 
 def add_multipliers(a: float, b: float, y: float) -> tuple[Pair, Pair, Pair]:
-    """The factors of both operands and of their sum, for a left shift of 20; ADD divides in double precision."""
+    """The factors of both operands and of their sum, for a left shift of 20, of ADD and of SUB."""
     twice = 2 * max(a, b)
     return smaller_than_one(a / twice), smaller_than_one(b / twice), smaller_than_one(twice / ((1 << 20) * y))
-
-
-def subtract_multipliers(a: float, b: float, y: float) -> tuple[Pair, Pair, Pair]:
-    """`add_multipliers` as SUB computes them: in single precision."""
-    first, second, result = np.float32(a), np.float32(b), np.float32(y)
-    with np.errstate(over="ignore", under="ignore"):
-        twice = np.float32(2) * max(first, second)
-        ratios = first / twice, second / twice, twice / (np.float32(1 << 20) * result)
-    one, two, total = (smaller_than_one(float(ratio)) for ratio in ratios)
-    return one, two, total
 
 
 def sum_of(a: IntArray, b: IntArray, factors: tuple[Pair, Pair, Pair], sign: int) -> IntArray:
@@ -147,12 +136,10 @@ def relu6(x: Format) -> IntArray:
 
 
 def leaky_relu(x: Format, y: Format, alpha: float) -> IntArray:
-    """LEAKY_RELU, its two factors taken in single precision."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        slope = float(np.float32(x.scale) * np.float32(alpha) / np.float32(y.scale))
+    """LEAKY_RELU: one factor for samples from zero, one for those below."""
     steps = _steps(x)
-    positive = rescaled(np.maximum(steps, 0), quantize_multiplier(float(_quotient(x.scale, y.scale))))
-    negative = rescaled(np.minimum(steps, 0), quantize_multiplier(slope))
+    positive = rescaled(np.maximum(steps, 0), quantize_multiplier(x.scale / y.scale))
+    negative = rescaled(np.minimum(steps, 0), quantize_multiplier(x.scale * alpha / y.scale))
     return _clamped(np.where(steps >= 0, positive, negative) + y.zero_point, y)
 
 

@@ -176,7 +176,8 @@ def _sizes(written: object) -> tuple[int, ...] | None:
     if not isinstance(written, list) or len(written) > 16:
         return None
     sizes = [item.get("as_int") if isinstance(item, Mapping) else None for item in written]
-    return tuple(sizes) if all(type(size) is int and 0 <= size < 1 << 40 for size in sizes) else None
+    known = [size for size in sizes if type(size) is int and 0 <= size < 1 << 40]
+    return tuple(known) if len(known) == len(sizes) else None
 
 
 def _string(source: str, what: str, value: object) -> str:

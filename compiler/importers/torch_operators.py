@@ -91,7 +91,7 @@ class Site:
             raise CompileError(self.source, f"{name} must be {count} numbers, not {quote(value)}", "export the module again")
         return list(value)
 
-    def onnx(self, kind: str, *inputs: Tensor | Sequence[int] | float | None, **attributes: object) -> Value:
+    def onnx(self, kind: str, *inputs: Tensor | Sequence[int] | float | None, **attributes: Any) -> Value:
         """What an operator of ONNX makes of these inputs."""
         result = self.several(kind, *inputs, **attributes)
         single = result if not isinstance(result, Sequence) else result[0]
@@ -99,7 +99,7 @@ class Site:
         return single
 
     def several(
-        self, kind: str, *inputs: Tensor | Sequence[int] | float | None, outputs: int = 1, **attributes: object
+        self, kind: str, *inputs: Tensor | Sequence[int] | float | None, outputs: int = 1, **attributes: Any
     ) -> Result:
         tensors = tuple(one if one is None or isinstance(one, Value) else np.asarray(one) for one in inputs)
         return ONNX[kind](self.net, self.op(kind, tensors, attributes, outputs))

@@ -123,7 +123,9 @@ class _Walk:
             raise Refusal(what, "use operators that are not in place")
         if name not in self.values and name in self.program.places:
             return self.program.array(name)
-        found = self.values.get(name)
+        if name not in self.values:
+            raise CompileError(self.program.source, f"reads {quote(name)}, which nothing makes", "export the module again")
+        found = self.values[name]
         return _Missing() if found is None else found
 
     def _keep(self, call: Call, made: Tensor | Sequence[Tensor] | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from ..graph import Clip, Graph
+from ..graph import Add, Clip, Concat, Graph
 from ..verify import verify
 from .drop_clips import drop_clips
 from .drop_identities import drop_identities
@@ -72,8 +72,8 @@ def _turn(graph: Graph, options: Options) -> Graph:
 
 
 def _shows_more(settled: Graph, folded: Graph, options: Options) -> bool:
-    """Whether another turn finds what the first could not: only proofs do that, and only clips need them."""
-    if not any(isinstance(node, Clip) for node in folded.nodes):
+    """Whether another turn finds what the first could not: proofs about clips, or branches that pay now."""
+    if not any(isinstance(node, Clip | Add | Concat) for node in folded.nodes):
         return False
     once, again = ({(d.rule, d.layers) for d in graph.decisions} for graph in (folded, _turn(settled, options)))
     return not again <= once

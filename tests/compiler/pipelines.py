@@ -15,7 +15,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
 
-from convfold.compiler.schedule import Component, StageParams
+from convfold.compiler.schedule import SOURCE, Component, StageParams
 from convfold.hdl.add import AddParams
 from convfold.hdl.argmax import ArgMaxParams
 from convfold.hdl.axi_stream import AxiStreamParams
@@ -83,7 +83,7 @@ def simulate(
     """
     m = Module()
     m.submodules.source = source = edge_in.create_in()
-    ports = {"source": source.o}
+    ports = {SOURCE: source.o}
     engines = {}
     for component in components:
         m.submodules[component.name] = made = hardware(component.params)
@@ -354,7 +354,7 @@ def random_pipeline(seed: int, most_beats: int = 24) -> tuple[AxiStreamParams, D
         rng = random.Random(1000 * seed + salt)
         draft = Draft(rng)
         channels = rng.randint(1, 4)
-        first = Tensor("source", rng.randint(1, 4), rng.randint(1, 4), channels, rng.randint(1, channels))
+        first = Tensor(SOURCE, rng.randint(1, 4), rng.randint(1, 4), channels, rng.randint(1, channels))
         tensor, sizes = first, [first.beats]
         for step in (draft.line, draft.join, draft.line, rng.choice([draft.join, draft.line])):
             tensor = step(tensor)

@@ -46,8 +46,8 @@ def test_what_is_lacking_is_named_with_need_and_have() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_whole_is_the_sum_of_its_stages(target: str) -> None:
     plan = make_plan(digits(), get_target(target))
-    alone = estimate((), plan.edge_in, plan.edge_out, plan.target)
-    parts = [stage_resources(params, plan.target) for params in plan.pipeline]
+    alone = estimate(replace(plan.pipeline, components=()), plan.target)
+    parts = [stage_resources(part.params, plan.target) for part in plan.pipeline.components]
     assert sum(parts, alone) == plan.resources
 
 

@@ -15,11 +15,13 @@ import pytest
 from convfold.api import compile
 from convfold.compiler.errors import CompileError
 from convfold.compiler.graph import Graph
+from convfold.compiler.pipeline import SOURCE
 from convfold.compiler.plan import Plan, make_plan
 from convfold.compiler.spec import load_spec
 from convfold.compiler.targets import TARGETS, get_target
 from convfold.hdl.conv import ConvParams
 from convfold.hdl.dense import DenseParams
+from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.max_pool import MaxPoolParams
 from tests.networks import Network, compile_network, random_case
 
@@ -64,9 +66,9 @@ def test_without_a_rate_nothing_is_parallel(target: str) -> None:
     assert [stage.node.name for stage in plan.stages] == ["project", "norm", "pool", "classify"]
     for stage in plan.stages:
         assert (stage.window.lanes, stage.window.parallel, stage.out_lanes) == (1, (1, 1), 1)
-        assert stage.adapters == ()
         if isinstance(stage.core, ConvParams):
             assert (stage.core.rows, stage.core.pes, stage.multipliers) == (1, 1, 1)
+    assert [part.name for part in plan.pipeline.components] == [stage.node.name for stage in plan.stages]
     assert not plan.resources.lacking(get_target(target))
 
 
@@ -96,7 +98,7 @@ def test_every_rate_is_met_or_refused(seed: int) -> None:
         assert not refused
         assert plan.interval_cycles <= wanted
         assert all(stage.cycles <= wanted for stage in plan.stages)
-        assert plan.edge_in.frame_beats <= wanted
+        assert plan.pipeline.edge_in.frame_beats <= wanted
         assert multipliers(plan) >= before
         before = multipliers(plan)
 
@@ -106,7 +108,7 @@ def test_the_slowest_layer_of_digits_never_waits(rate: float | None) -> None:
     """In the steady state it issues a step in every cycle."""
     plan = make_plan(digits(), GENERIC, rate)
     slowest = plan.bottleneck
-    starts = plan.timetable.starts[plan.stages.index(slowest)]
+    starts = plan.timetable.starts[slowest.node.name]
     passes = slowest.cycles // slowest.window.steps
     for frame in range(1, len(starts) // passes - 1):
         first, after = starts[frame * passes], starts[(frame + 1) * passes]
@@ -146,16 +148,21 @@ def test_adapters_go_through_a_common_divisor(tmp_path: Path) -> None:
                 plan = make_plan(integers(seed), GENERIC, rate)
             except CompileError:
                 continue
-            lanes = plan.edge_in.lanes
-            for stage in plan.stages:
-                for adapter in stage.adapters:
-                    assert adapter.in_lanes == lanes
-                    lanes = adapter.out_lanes
-                assert stage.window.lanes == lanes
-                lanes = stage.out_lanes
-                found.add(len(stage.adapters))
-            assert plan.edge_out.lanes == lanes
-    assert found >= {0, 1}
+            lanes = {SOURCE: plan.pipeline.edge_in.lanes} | {stage.node.name: stage.out_lanes for stage in plan.stages}
+            wanted = {stage.node.name: stage.in_lanes for stage in plan.stages}
+            adapters = 0
+            for part in plan.pipeline.components:
+                (before,) = part.inputs
+                if isinstance(part.params, LaneAdapterParams):
+                    assert part.params.in_lanes == lanes[before]
+                    lanes[part.name] = part.params.out_lanes
+                    adapters += 1
+                else:
+                    assert wanted[part.name] == lanes[before]
+            ((last, edge),) = plan.pipeline.outputs
+            assert edge.lanes == lanes[last]
+            found.add(adapters)
+    assert len(found) > 1 and 0 in found
 
 
 @pytest.mark.parametrize("rate", [math.nan, math.inf, -math.inf, 0.0, -1.0])
@@ -219,14 +226,16 @@ def test_a_network_that_fits_nowhere(tmp_path: Path) -> None:
         make_plan(graph, replace(get_target("ice40-up5k"), luts=10**6))
 
 
-def test_only_chains(tmp_path: Path) -> None:
+def test_a_tensor_that_is_read_twice_gets_a_fork(tmp_path: Path) -> None:
     path = Network((4, 4, 1)).conv("one", 2).relu("live").conv("two", 2, (1, 1)).write(tmp_path)
     path.write_text(path.read_text().replace('"name": "net"', '"name": "net", "outputs": ["live", "two"]', 1))
-    with pytest.raises(
-        CompileError,
-        match=r"^net\.json: layer 1 'one': its output is read 2 times\n  fix: the engine takes chains of layers only$",
-    ):
-        compile(path)
+    pipeline = compile(path).plan.pipeline
+    assert [(part.name, part.inputs) for part in pipeline.components] == [
+        ("one", (SOURCE,)),
+        ("one_fork", ("one",)),
+        ("two", ("one_fork.0",)),
+    ]
+    assert [name for name, _ in pipeline.outputs] == ["one_fork.1", "two"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- engines

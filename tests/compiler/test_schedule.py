@@ -16,7 +16,7 @@ import pytest
 
 from convfold.compiler import plan as planner
 from convfold.compiler.plan import Plan
-from convfold.compiler.schedule import Component, Timetable, timetable
+from convfold.compiler.schedule import SOURCE, Component, Timetable, timetable
 from convfold.compiler.targets import get_target
 from convfold.hdl.add import AddParams
 from convfold.hdl.argmax import ArgMaxParams
@@ -106,7 +106,7 @@ def assert_stage_is_exact(stage: ConvParams | MaxPoolParams) -> Timetable:
         channels, lanes = stage.filters, stage.rows
     edge_in = AxiStreamParams(window.height * window.width, window.channels, window.lanes, 8, False)
     edge_out = AxiStreamParams(window.out_height * window.out_width, channels, lanes, 8, False)
-    return assert_exact(edge_in, [Component("stage", stage, ("source",))], [("stage", edge_out)])
+    return assert_exact(edge_in, [Component("stage", stage, (SOURCE,))], [("stage", edge_out)])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -221,7 +221,7 @@ def residual(depth_words: int) -> tuple[AxiStreamParams, list[Component], Output
     scale: dict[str, Any] = {"m": 1, "positive": 0, "negative": 0, "shift": 0, "low": 0, "high": 15, "zero_point": 0}
     adder = AddParams(1, BITS, False, BITS, False, 6, **scale, out_bits=BITS, out_signed=False)
     components = [
-        Component("fork", ForkParams(BITS, False, 1, 2), ("source",)),
+        Component("fork", ForkParams(BITS, False, 1, 2), (SOURCE,)),
         Component("conv", ConvParams(window, 4, 1, 1, 4, 12, BITS, False, 12, 0, 15), ("fork.0",)),
         Component("queue", BufferParams(BITS, False, 1, depth_words), ("fork.1",)),
         Component("sum", adder, ("conv", "queue")),
@@ -252,16 +252,16 @@ def test_a_pipeline_that_stops_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("changed", "outputs", "message"),
     [
-        ({"conv": ("source",)}, None, "an input must be an output that nothing else reads, not 'source'"),
+        ({"conv": (SOURCE,)}, None, "an input must be an output that nothing else reads, not 'source'"),
         ({"queue": ("fork.2",)}, None, r"an input must be an output that nothing else reads, not 'fork\.2'"),
         ({}, [], "every output must be read once, and nothing reads sum"),
         ({}, [("sum", AxiStreamParams(47, 4, 1, BITS, False))], "the edge of sum must take 192 beats a frame, not 188"),
-        ({"lanes": ("source",), "fork": ("lanes",)}, None, "conv must be given 192 beats a frame, not 96"),
+        ({"lanes": (SOURCE,), "fork": ("lanes",)}, None, "conv must be given 192 beats a frame, not 96"),
     ],
 )
 def test_what_is_not_wired(changed: dict[str, tuple[str, ...]], outputs: Outputs | None, message: str) -> None:
     edge_in, components, ends = residual(64)
-    adapter = [Component("lanes", LaneAdapterParams(4, BITS, False, 1, 2), ("source",))] if "lanes" in changed else []
+    adapter = [Component("lanes", LaneAdapterParams(4, BITS, False, 1, 2), (SOURCE,))] if "lanes" in changed else []
     wrong = [replace(component, inputs=changed.get(component.name, component.inputs)) for component in adapter + components]
     with pytest.raises(ValueError, match=f"^{message}$"):
         timetable(edge_in, wrong, ends if outputs is None else outputs, 1)

@@ -97,7 +97,7 @@ def test_a_transposed_convolution_scatters_its_kernel(seed: int, tmp_path: Path)
 
 
 def test_a_transposed_convolution_that_leaves_nothing(tmp_path: Path) -> None:
-    layer = {"name": "a", "op": "conv_transpose2d", "padding": [[3, 3], [0, 0]]}
+    layer: dict[str, Any] = {"name": "a", "op": "conv_transpose2d", "padding": [[3, 3], [0, 0]]}
     source = "net.json: layer 1 'a'"
     with refused(f"{source}: nothing is left of its -1×7 output", "use less padding"):
         read(tmp_path, network(layer), a__w=np.ones((1, 2, 2, 2)))

@@ -27,7 +27,7 @@ async def the_slowest_layer_is_busy(dut: Any) -> None:
             busy.append(issue.value == 1)
 
     watching = cocotb.start_soon(watch())
-    await bench.transfer(bench.beats_in(bench.inputs), FRAMES * bench.edge_out.frame_beats)
+    await bench.transfer(bench.beats_in(bench.inputs), FRAMES)
     watching.cancel()
     first = busy.index(True)
     last = len(busy) - busy[::-1].index(True)

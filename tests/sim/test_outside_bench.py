@@ -86,7 +86,7 @@ def test_formats_at_the_edge(bits: int, low: float, filters: int, tmp_path: Path
         fold_options=Options("off"),
         quantize_options=QuantizeOptions(bits=bits),
     )
-    assert compiled.plan.edge_in.lanes > 1
+    assert compiled.plan.pipeline.edge_in.lanes > 1
     run = drive(compiled, tmp_path, frames=4)
     assert failures(run) == []
 

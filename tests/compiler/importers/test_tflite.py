@@ -190,27 +190,6 @@ def test_the_precision_of_a_layers_scales_is_tflite_micros(kind: str, tmp_path: 
     assert compare(saved(tmp_path, writer.write([x], [y])), np.zeros((1, *shape[1:]), dtype=np.int64)) > len(biases)
 
 
-def test_the_precision_of_a_differences_scales_is_tflite_micros(tmp_path: Path, rng: np.random.Generator) -> None:
-    """All pairs of samples, for a scale at which single and double precision differ in some."""
-    steps = np.arange(-128, 128)
-    a, b = (part.ravel() for part in np.meshgrid(steps, steps))
-    while True:
-        x_scale, y_scale = (float32(scale) for scale in rng.uniform(0.01, 0.02, 2))
-        single, double = (
-            kernels.sum_of(a, b, factors(x_scale, x_scale, y_scale), -1)
-            for factors in (kernels.subtract_multipliers, kernels.add_multipliers)
-        )
-        if ((single != double) & (abs(single) < 128)).any():
-            break
-    writer = Writer()
-    x, y = writer.tensor((1, 256, 256, 2), x_scale), writer.tensor((1, 256, 256, 1), y_scale)
-    parts = [writer.tensor((1, 256, 256, 1), x_scale) for _ in range(2)]
-    writer.operator("SPLIT", [writer.constant([3], "INT32"), x], parts, NumSplits=2)
-    writer.operator("SUB", parts, [y], FusedActivationFunction=0)
-    frame = np.stack([a, b], axis=-1).reshape(1, 256, 256, 2)
-    assert compare(saved(tmp_path, writer.write([x], [y])), frame) == 5 * 256 * 256
-
-
 def test_softmax_at_the_end_is_the_hosts(tmp_path: Path, rng: np.random.Generator) -> None:
     writer = Writer()
     x, logits = writer.tensor((1, 9), 0.1), writer.tensor((1, 9), 0.12, 7)
