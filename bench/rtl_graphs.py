@@ -62,7 +62,9 @@ def main() -> int:
     parser.add_argument("--simulator", default="icarus")
     options = parser.parse_args()
     seen: Counter[str] = Counter()
-    failed, refused, passed = [], [], 0
+    failed: list[int] = []
+    refused: list[str] = []
+    passed = 0
     seed = options.first
     while passed + len(failed) < options.count:
         began = time.monotonic()

@@ -120,7 +120,7 @@ def accelerator_source(emission: Emission) -> str:
             "comment": _comment(plan.graph, component, stages.get(component.name)),
             "code": _create(component, instances[component.name], stages.get(component.name)),
             "connections": [
-                f"wiring.connect(m, {_access(instances, port)}, {_attribute(instances[component.name])}.{into})"
+                _connection(_access(instances, port), f"{_attribute(instances[component.name])}.{into}")
                 for port, into in zip(component.inputs, _inputs(component), strict=True)
             ],
         }
@@ -133,7 +133,7 @@ def accelerator_source(emission: Emission) -> str:
             "bits": edge.tdata_bits,
             "sink": _attribute(sink),
             "create": _submodule(sink, edge, ".create_out()"),
-            "connect": f"wiring.connect(m, {_access(instances, stream)}, {_attribute(sink)}.i)",
+            "connect": _connection(_access(instances, stream), f"{_attribute(sink)}.i"),
         }
         for port, sink, (stream, edge) in zip(ports, sinks, pipeline.outputs, strict=True)
     ]
@@ -172,6 +172,14 @@ def _access(instances: Mapping[str, str], port: str) -> str:
     """The stream that a component, or a fork's branch, offers."""
     name, _, branch = port.partition(".")
     return f"{_attribute(instances[name])}.o{branch}"
+
+
+def _connection(before: str, after: str) -> str:
+    """The statement that connects two streams."""
+    line = f"wiring.connect(m, {before}, {after})"
+    if len(line) <= _LINE - 8:
+        return line
+    return f"wiring.connect(\n            m,\n            {before},\n            {after},\n        )"
 
 
 def _inputs(component: Component) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -258,7 +258,7 @@ def _window(
 ) -> WindowParams:
     height, width, channels = graph.shapes[node.inputs[0]]
     form = graph.format_of(node.inputs[0])
-    convolution = isinstance(node, QConv2D)
+    dilation, groups = (node.dilation, node.groups) if isinstance(node, QConv2D) else ((1, 1), 1)
     window = WindowParams(
         height=height,
         width=width,
@@ -275,8 +275,8 @@ def _window(
         channelwise=channelwise,
         pad_raw=pad_raw,
         memory=memory,
-        dilation=node.dilation if convolution else (1, 1),
-        groups=node.groups if convolution and not channelwise else 1,
+        dilation=dilation,
+        groups=1 if channelwise else groups,
     )
     # Where the engine is as fast as its input, a larger ring saves the few cycles that every row would wait.
     hurried = window.frame_cycles <= height * (width * window.beats + _ROW_SLACK)
@@ -290,7 +290,7 @@ def _conv_stage(graph: Graph, node: QConv2D, choice: Choice, form: Form, kind: s
     replays = 1 if channelwise else beats(beats(filters, choice.rows), choice.pes)
     window = _window(graph, node, choice, memory, pad_raw=source.zero_point, channelwise=channelwise, replays=replays)
     w, b = graph.integers(f"{node.name}.w"), graph.integers(f"{node.name}.b")
-    common = {
+    common: dict[str, Any] = {
         "window": window,
         "rows": choice.rows,
         "weight_bits": node.weight_bits,
@@ -301,15 +301,15 @@ def _conv_stage(graph: Graph, node: QConv2D, choice: Choice, form: Form, kind: s
         "memory": memory,
         **_requantizer_fields(node.format, node.low, node.high, form),
     }
-    engine: ConvParams | DepthwiseParams
-    if channelwise:
-        engine = DepthwiseParams(**common)
-    else:
-        engine = ConvParams(filters=filters, pes=choice.pes, **common)
-    engine = _serial(engine)
     arrays = {"w": w, "b": b} | _constants(form)
-    dense = node.kind == "dense" and isinstance(engine, ConvParams) and window.kernel == (window.height, window.width)
-    return Stage(node, DenseParams(engine) if dense else engine, choice.cycles, choice.lanes, choice.rows, arrays)
+    engine: WindowEngine
+    if channelwise:
+        engine = _serial(DepthwiseParams(**common))
+    else:
+        engine = _serial(ConvParams(filters=filters, pes=choice.pes, **common))
+        if node.kind == "dense" and window.kernel == (window.height, window.width):
+            engine = DenseParams(engine)
+    return Stage(node, engine, choice.cycles, choice.lanes, choice.rows, arrays)
 
 
 def _average_stage(graph: Graph, node: QAveragePool, choice: Choice, form: AverageForm, memory: str) -> Stage:
@@ -330,7 +330,7 @@ def _average_stage(graph: Graph, node: QAveragePool, choice: Choice, form: Avera
     return Stage(node, _serial(engine), choice.cycles, choice.lanes, choice.rows, arrays)
 
 
-def _requantizer_fields(form: Format, low: int, high: int, narrow: Form) -> dict[str, int]:
+def _requantizer_fields(form: Format, low: int, high: int, narrow: Form) -> dict[str, Any]:
     return {
         "out_bits": form.bits,
         "out_signed": form.signed,
@@ -416,7 +416,7 @@ def _stream_engine(
     return _mover(graph, node, lanes, source, memory), {}
 
 
-def _constant_fields(node: QAdd | QMultiply, form: Form) -> dict[str, int]:
+def _constant_fields(node: QAdd | QMultiply, form: Form) -> dict[str, Any]:
     return {
         "m": int(form.m[0]),
         "positive": int(form.positive[0]),
@@ -436,7 +436,8 @@ def _mover(graph: Graph, node: Node, lanes: int, form: Format, memory: str) -> S
     *Raises* ``ValueError`` where its beats cannot have so many lanes.
     """
     height, width, channels = graph.shapes[node.inputs[0]]
-    size = {"height": height, "width": width, "channels": channels, "lanes": lanes, "bits": form.bits, "signed": form.signed}
+    size: dict[str, Any] = {"height": height, "width": width, "channels": channels}
+    size |= {"lanes": lanes, "bits": form.bits, "signed": form.signed}
     match node:
         case Crop():
             return CropParams(**size, cropping=node.cropping, start=0, stop=channels)

@@ -26,8 +26,8 @@ def read_bytes(path: Path, source: str, most: int) -> bytes:
 
 
 def printable(name: str) -> str:
-    """The name of a file as it is, if that can be printed."""
-    return name if name.isprintable() else quote(name)
+    """The name of a file as it is, if that can be printed and is short; else quoted."""
+    return name if name.isprintable() and 0 < len(name) <= 60 else quote(name)
 
 
 def one_line(error: BaseException) -> str:

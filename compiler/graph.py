@@ -499,7 +499,8 @@ class Softmax:
 class Graph:
     """Nodes in topological order, the tensors that leave, and read-only weights.
 
-    ``heads`` names what the host library adds to an output (`Softmax`), by the output's name. ``shapes`` is derived: the ``(H, W, C)`` of every tensor. Change a graph with `dataclasses.replace`.
+    ``heads`` names what the host library adds to an output (`Softmax`), by the output's name. ``shapes`` is derived: the
+    ``(H, W, C)`` of every tensor. Change a graph with `dataclasses.replace`.
     """
 
     name: str
@@ -627,6 +628,8 @@ def window_extent(kernel: int, dilation: int) -> int:
 
 
 def _windows(node: Node, shape: Shape, kernel: Pair, stride: Pair, padding: Padding) -> Pair:
+    if 0 in stride:
+        raise CompileError(node.source, f"stride must be 1 or more, not {stride}", "correct the stride")
     height, width = (window_size(shape[a], kernel[a], stride[a], padding[a]) for a in (0, 1))
     if height < 1 or width < 1:
         raise CompileError(

@@ -36,12 +36,12 @@ def dump_graph(graph: Graph) -> dict[str, Any]:
 
 
 def load_graph(record: Mapping[str, Any], weights: Mapping[str, Array], source: str) -> Graph:
-    """The graph that `dump_graph` wrote.
+    """The graph that `dump_graph` wrote. Whether it is sound is for ``verify`` to say.
 
     *Raises* ``CompileError`` for a record that is none of ours.
     """
     try:
-        return Graph(
+        graph = Graph(
             name=record["name"],
             nodes=tuple(_node(entry) for entry in record["nodes"]),
             outputs=tuple(record["outputs"]),
@@ -49,7 +49,11 @@ def load_graph(record: Mapping[str, Any], weights: Mapping[str, Array], source: 
             labels=tuple(record["labels"]),
             heads=tuple((name, _head(entry)) for name, entry in record["heads"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        names = (graph.name, *(node.name for node in graph.nodes), *graph.outputs, *graph.labels)
+        if not all(isinstance(name, str) for name in names) or not {name for name, _ in graph.heads} <= {*graph.outputs}:
+            raise ValueError("names must be text, and heads those of outputs")
+        return graph
+    except (CompileError, KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CompileError(source, "holds no integer network of convfold's", "run convfold compile again") from error
 
 
@@ -59,7 +63,7 @@ def _node(entry: Mapping[str, Any]) -> Node:
 
 
 def _head(entry: Mapping[str, Any]) -> Softmax:
-    return Softmax(entry["beta"], _value("format", entry["format"]))
+    return Softmax(float(entry["beta"]), _value("format", entry["format"]))
 
 
 def _value(name: str, value: Any) -> Any:

@@ -254,7 +254,8 @@ def add_form(graph: Graph, node: QAdd) -> AddForm:
     limits = node.low - node.format.zero_point, node.high - node.format.zero_point
     y_ab = np.clip(add_requantizer(graph, node)(a[:, None], b[None, :]), *limits)
     p, q = _add_ratios(node)
-    found = _shortest_tables(a.astype(np.float64) * p, b.astype(np.float64) * q, y_ab, limits)
+    zeros = {0, node.format.zero_point if node.rounding == "float32" else 0}
+    found = _shortest_tables(a.astype(np.float64) * p, b.astype(np.float64) * q, y_ab, limits, sorted(zeros, key=abs))
     if found is None:
         raise CompileError(node.source, "no tables of the hardware's adder round as this sum does", _NO_FORM_HINT)
     if not np.array_equal(np.clip(found.form((found.table_a[:, None] + found.table_b)[..., None])[..., 0], *limits), y_ab):
@@ -262,8 +263,13 @@ def add_form(graph: Graph, node: QAdd) -> AddForm:
     return found
 
 
-def _shortest_tables(real_a: RealArray, real_b: RealArray, y_ab: IntArray, limits: Pair) -> AddForm | None:
-    """Half up if possible, which is possible with any greater shift, too; else half to even or, last, ties away from zero."""
+def _shortest_tables(
+    real_a: RealArray, real_b: RealArray, y_ab: IntArray, limits: Pair, zeros: Sequence[int]
+) -> AddForm | None:
+    """Half up if possible, which is possible with any greater shift, too; else half to even or, last, ties away from zero.
+
+    Ties may be even with any of ``zeros``.
+    """
     least, most = 1, _MOST_TABLE_SHIFT
     found = _solve_tables(real_a, real_b, y_ab, limits, most)
     while found is not None and least < most:
@@ -272,9 +278,14 @@ def _shortest_tables(real_a: RealArray, real_b: RealArray, y_ab: IntArray, limit
         found, least, most = (found, middle + 1, most) if other is None else (other, least, middle)
     if found is not None:
         return found
-    evens = ((shift, bits) for shift in range(1, _MOST_TIE_SHIFT) for bits in range(max(1, shift - 2), shift + 1))
+    evens = (
+        (shift, Rounding("even", bits, zero))
+        for shift in range(1, _MOST_TIE_SHIFT)
+        for bits in range(max(1, shift - 2), shift + 1)
+        for zero in zeros
+    )
     others = chain(
-        (_solve_tables(real_a, real_b, y_ab, limits, shift, Rounding("even", bits, zero)) for shift, bits in evens for zero in zeros),
+        (_solve_tables(real_a, real_b, y_ab, limits, shift, rounding) for shift, rounding in evens),
         (_solve_tables(real_a, real_b, y_ab, limits, shift, split=True) for shift in range(1, _MOST_TABLE_SHIFT + 1)),
     )
     return next((form for form in others if form is not None), None)

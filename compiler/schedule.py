@@ -29,13 +29,14 @@ from convfold.hdl.argmax import ArgMaxParams
 from convfold.hdl.axi_stream import AxiStreamParams
 from convfold.hdl.buffer import BufferParams
 from convfold.hdl.concat import ConcatParams
+from convfold.hdl.conv import ConvParams
 from convfold.hdl.credits import Credits
 from convfold.hdl.crop import CropParams
 from convfold.hdl.dense import DenseParams
+from convfold.hdl.depthwise import DepthwiseParams
 from convfold.hdl.fork import ForkParams
 from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.lookup import LookupParams
-from convfold.hdl.mac_stage import MacStageParams
 from convfold.hdl.max_pool import MaxPoolParams
 from convfold.hdl.pad import PadParams
 from convfold.hdl.pipe import PipeTiming
@@ -45,7 +46,7 @@ from convfold.hdl.streams import beats
 
 __all__ = ["SOURCE", "Component", "StageParams", "Timetable", "timetable"]
 
-EngineParams = MacStageParams | MaxPoolParams
+EngineParams = ConvParams | DepthwiseParams | MaxPoolParams
 StageParams = (
     EngineParams
     | DenseParams
@@ -238,7 +239,7 @@ class _Run:
                 raise ValueError(f"{name} must be given {frame_beats} beats a frame, not {link.beats}")
 
         match params:
-            case MacStageParams() | DenseParams() | MaxPoolParams():
+            case ConvParams() | DepthwiseParams() | DenseParams() | MaxPoolParams():
                 engine = params.conv if isinstance(params, DenseParams) else params
                 window = engine.window
                 row_beats = window.width * window.beats

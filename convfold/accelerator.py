@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convfold.compiler.emit import npz_bytes
-from convfold.compiler.errors import CompileError
+from convfold.compiler.errors import CompileError, InternalError
 from convfold.compiler.graph import Graph, Softmax
 from convfold.compiler.graph_file import load_graph
 from convfold.compiler.numbers import Format, IntArray, RealArray
+from convfold.compiler.verify import INTEGER, verify
 from convfold.sim import golden
 from convfold.sim.cosimulate import cosimulate
 from convfold.sim.softmax import softmax, softmax_int8
@@ -136,7 +137,11 @@ class Accelerator:
                 weights = {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError) as error:
             raise CompileError(str(self.folder / "network.npz"), "cannot be read", "run convfold compile again") from error
-        return load_graph(record, weights, str(self.folder / "network.json"))
+        source = str(self.folder / "network.json")
+        try:
+            return verify(load_graph(record, weights, source), INTEGER)
+        except InternalError as error:
+            raise CompileError(source, "holds a network that is not sound", "run convfold compile again") from error
 
 
 def _apply(head: Softmax | None, raw: IntArray, form: Format) -> tuple[IntArray, RealArray]:

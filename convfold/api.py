@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from convfold.compiler.evaluate import accuracy, evaluate
 from convfold.compiler.explain import explain
 from convfold.compiler.graph import ArgMax, Graph
 from convfold.compiler.graph_file import dump_graph
-from convfold.compiler.importers import import_model, is_quantized
+from convfold.compiler.importers import import_model, is_quantized, model_sha256
 from convfold.compiler.lossy import Budget, Evidence
 from convfold.compiler.numbers import IntArray, RealArray
 from convfold.compiler.passes import Options, fold
@@ -220,7 +219,7 @@ def compile(
     real = labelled.images if labelled is not None else images
     return Compiled(
         source=path,
-        source_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        source_sha256=model_sha256(path),
         network=network,
         folded=folded,
         integers=integers,

@@ -163,7 +163,7 @@ drop_option = click.option("--accuracy-drop", type=click.FloatRange(0), help="Bu
 @click.option(
     "--calibrate",
     "method",
-    type=click.Choice(["min-max", "percentile"]),
+    type=click.Choice(["min-max", "percentile", "mean-square"]),
     default="min-max",
     show_default=True,
     help="How calibration images set a range.",
@@ -187,7 +187,7 @@ def compile_(
     force_fold: bool,
     bits: int,
     weight_bits: int,
-    method: Literal["min-max", "percentile"],
+    method: Literal["min-max", "percentile", "mean-square"],
     percentile: float,
     approximate: bool,
     error: float | None,

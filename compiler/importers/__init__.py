@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 
 from ..errors import CompileError
 from ..graph import Graph, Input
-from ..spec import load_spec
+from ..spec import load_spec, source_sha256
 
-__all__ = ["SUFFIXES", "import_model", "is_quantized"]
+__all__ = ["SUFFIXES", "import_model", "is_quantized", "model_sha256"]
 
 Range = tuple[float, float]
 
@@ -46,6 +47,13 @@ def import_model(path: Path, input_range: Range | None = None) -> Graph:
     module, function = _READERS[suffix]
     reader: Callable[[Path, Range | None], Graph] = getattr(import_module(f".{module}", __name__), function)
     return reader(path, input_range)
+
+
+def model_sha256(path: Path) -> str:
+    """What identifies a network: the hash of its file, and of the weights beside a specification of ours."""
+    if path.suffix.lower() in (".toml", ".json"):
+        return source_sha256(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def is_quantized(graph: Graph) -> bool:

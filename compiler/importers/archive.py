@@ -22,7 +22,7 @@ MAX_RATIO = 100
 
 FREE_BYTES = 1 << 20
 
-MAX_JSON_BYTES = 1 << 23
+MAX_JSON_BYTES = 1 << 22
 """A network's structure in JSON: in memory it takes up to thirty times as much."""
 
 BROKEN = "save the model again"

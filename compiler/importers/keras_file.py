@@ -82,24 +82,29 @@ class KerasFile:
         return {part: _member(source, variables, str(at), h5py.Dataset) for at, part in enumerate(shapes)}
 
     def _named(self, source: str, place: Place, shapes: Mapping[str, Sequence[int]]) -> dict[str, h5py.Dataset]:
-        """``dense/dense/kernel:0``: all weights of the outermost layer are in its group, under any path that ends in theirs."""
+        """``dense/dense/kernel:0``: all weights of the outermost layer are in its group, under paths that end in theirs.
+
+        Paths tell the models around a layer, or only some of them: that which fits best is meant.
+        """
         group = self.root
         for name in place.names[0].split("/"):
             group = _member(source, group, name, h5py.Group)
-        found: dict[str, h5py.Dataset] = {}
-        owner = f"/{place.names[-1]}" if len(place.names) > 1 else ""  # within a model that is a layer
+        names = [name for place_name in place.names for name in place_name.split("/")]
+        found: dict[str, list[tuple[tuple[int, int], h5py.Dataset]]] = {part: [] for part in shapes}
         for path, dataset in _datasets(source, group):
-            front, _, part = path.removesuffix(":0").rpartition("/")
-            if part not in shapes or not f"/{front}".endswith(owner):
-                continue
-            if part in found:
-                message = f"the file holds two weights {quote(part)} for it"
-                raise CompileError(source, message, "give every layer a name of its own")
-            found[part] = dataset
-        for part in shapes:
-            if part not in found:
-                raise CompileError(source, f"the file holds no weight {quote(part)} for it", BROKEN)
-        return found
+            *owner, part = path.removesuffix(":0").split("/")
+            agreed = _agreed(owner, names)
+            if part in found and (agreed or len(place.names) == 1):
+                found[part].append(((agreed, agreed - len(owner)), dataset))
+        chosen = {}
+        for part, choices in found.items():
+            most = max((fit for fit, _ in choices), default=(0, 0))
+            best = [dataset for fit, dataset in choices if fit == most]
+            if len(best) != 1:
+                message = f"the file holds {'two weights' if best else 'no weight'} {quote(part)} for it"
+                raise CompileError(source, message, "give every layer a name of its own, and save the model again")
+            chosen[part] = best[0]
+        return chosen
 
     def _read(self, source: str, part: str, dataset: h5py.Dataset, shape: tuple[int, ...]) -> RealArray:
         if dataset.shape != shape:
@@ -196,6 +201,12 @@ def _member(source: str, group: h5py.Group, name: str, kind: type) -> Any:
     if not isinstance(member, kind):
         raise CompileError(source, f"{quote(name)} in {quote(group.name)} is no {kind.__name__.lower()}", BROKEN)
     return member
+
+
+def _agreed(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many of the last parts of two paths are the same."""
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    return next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(a), len(b)))
 
 
 def _datasets(source: str, group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:

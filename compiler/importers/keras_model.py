@@ -16,6 +16,9 @@ from .keras_file import BROKEN, KerasFile, Place
 from .keras_layers import LAYERS, NEAREST, OPERATIONS, Layer, Tensor, map_shape
 from .onnx_layout import Refusal
 
+MAX_LAYERS = 1 << 12
+"""Layers of a model, those of inner models counted at every call."""
+
 MAX_DEPTH = 16
 """Models within models."""
 
@@ -76,9 +79,10 @@ def _record(written: object, where: str) -> _Record:
     module, calls = written.get("module") or "", written.get("inbound_nodes", [])
     if isinstance(config, list):  # Sequential, once
         config = {"layers": config}
-    broken = not isinstance(config, Mapping) or not isinstance(calls, list)
-    if broken or not isinstance(kind, str) or not isinstance(module, str):
-        raise CompileError(where, f"a layer must have a class_name and a config, not {quote(written)}", BROKEN)
+    if not isinstance(config, Mapping) or not isinstance(calls, list):
+        raise CompileError(where, f"a layer must have a config and calls, not {quote(written)}", BROKEN)
+    if not isinstance(kind, str) or not isinstance(module, str):
+        raise CompileError(where, f"a layer must have a class_name, not {quote(written)}", BROKEN)
     name = config.get("name", written.get("name"))
     name = kind if name is None else name
     if not isinstance(name, str):
@@ -118,8 +122,8 @@ class _Reader:
         if not isinstance(layers, list) or not layers:
             raise CompileError(where, "must have layers", BROKEN)
         self.layers += len(layers)
-        if self.layers > MAX_NODES:
-            raise CompileError(where, f"must not have more than {MAX_NODES} layers", "make the model smaller")
+        if self.layers > MAX_LAYERS:
+            raise CompileError(where, f"must not have more than {MAX_LAYERS} layers", "make the model smaller")
         records = [_record(layer, where) for layer in layers]
         names = {record.name for record in records}
         if len(names) < len(records):

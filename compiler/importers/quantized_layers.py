@@ -82,7 +82,8 @@ class Layers(Terms):
         b_o = np.zeros(outputs, dtype=np.int64) if bias is None else np.broadcast_to(bias.ravel(), (outputs,))
 
         def make(name: str, form: Format) -> str:
-            scale = np.float32(alpha) * np.float32(layer.x.format.scale) * layer.w_scale / np.float32(form.scale)
+            with np.errstate(over="ignore"):  # an infinite factor is refused by the rules of graphs
+                scale = np.float32(alpha) * np.float32(layer.x.format.scale) * layer.w_scale / np.float32(form.scale)
             limits = form.min_raw, form.max_raw
             return self._conv_like(op, layer, name, form, limits, "float32", layer.w_ohwi, b_o, scale.astype(np.float64))
 
@@ -111,9 +112,11 @@ class Layers(Terms):
 
     def _op_QLinearConv(self, op: Op) -> None:
         weight = self._weight(*op.inputs[3:6])
-        bias = self._constant(op.inputs[8]).astype(np.int64) if len(op.inputs) > 8 and op.inputs[8] else None
+        bias = self._constant(op.inputs[8]) if len(op.inputs) > 8 and op.inputs[8] else np.zeros(1, dtype=np.int32)
+        if bias.dtype != np.int32:
+            raise Refusal(f"its bias is {bias.dtype}", "quantize it to int32")
         layer = self._convolution(op, self._integers(op, 0), weight)
-        self._finish(op, self._requantized(op, layer, bias), self._format(*op.inputs[6:8]))
+        self._finish(op, self._requantized(op, layer, bias.astype(np.int64)), self._format(*op.inputs[6:8]))
 
     def _op_QLinearMatMul(self, op: Op) -> None:
         weight = replace(self._weight(*op.inputs[3:6]), axis=1)

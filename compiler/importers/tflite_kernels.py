@@ -153,10 +153,9 @@ def prelu(x: Format, y: Format, alpha: int, alpha_scale: float) -> IntArray:
 
 def hard_swish(x: Format, y: Format) -> IntArray:
     """HARD_SWISH, computed in 16-bit fixed point."""
-    fine = np.float32(1 / 128) * np.float32(x.scale)
-    with np.errstate(over="ignore", under="ignore"):
-        output, output_s = quantize_multiplier(float(fine / np.float32(y.scale)))
-        relu_like, relu_s = quantize_multiplier(float(fine / (np.float32(3.0) / np.float32(32768.0))))
+    fine = x.scale / 128
+    output, output_s = quantize_multiplier(fine / y.scale)
+    relu_like, relu_s = quantize_multiplier(fine / (3 / 32768))
     if output_s > 0:
         raise Unrepresentable("its output's scale is too small for its input's")
     return np.array([_hard_swish(int(n), _high_half(output), output_s, _high_half(relu_like), relu_s, y) for n in _steps(x)])

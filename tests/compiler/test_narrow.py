@@ -19,6 +19,7 @@ from convfold.compiler.graph import Array, BorderClasses, Graph, Input, Node, QA
 from convfold.compiler.narrow import (
     AddForm,
     Form,
+    Rounding,
     add_form,
     average_form,
     conv_form,
@@ -104,7 +105,7 @@ def test_channels_have_ranges_of_their_own() -> None:
 def test_ties_to_even_need_the_even_form() -> None:
     requantizer = FloatRequantizer(np.array([0.25]), np.float32)
     form = narrow(requantizer, np.array([-100]), np.array([100]), -128, 127, "layer")
-    assert (form.tie_bits, form.m.tolist(), form.shift, form.offset_bits) == (2, [1], 2, 0)
+    assert (form.rounding, form.m.tolist(), form.shift, form.offset_bits) == (Rounding("even", 2), [1], 2, 0)
     assert form(np.array([[2], [6], [10], [-2], [-6]])).ravel().tolist() == [0, 2, 2, 0, -2]
 
 

@@ -15,8 +15,8 @@ import pytest
 from convfold.api import compile
 from convfold.compiler.errors import CompileError
 from convfold.compiler.graph import Graph
-from convfold.compiler.pipeline import SOURCE
 from convfold.compiler.plan import Plan, make_plan
+from convfold.compiler.schedule import SOURCE
 from convfold.compiler.spec import load_spec
 from convfold.compiler.targets import TARGETS, get_target
 from convfold.hdl.conv import ConvParams
@@ -65,6 +65,7 @@ def test_without_a_rate_nothing_is_parallel(target: str) -> None:
     plan = make_plan(digits(), get_target(target))
     assert [stage.node.name for stage in plan.stages] == ["project", "norm", "pool", "classify"]
     for stage in plan.stages:
+        assert stage.window is not None
         assert (stage.window.lanes, stage.window.parallel, stage.out_lanes) == (1, (1, 1), 1)
         if isinstance(stage.core, ConvParams):
             assert (stage.core.rows, stage.core.pes, stage.multipliers) == (1, 1, 1)
@@ -108,6 +109,7 @@ def test_the_slowest_layer_of_digits_never_waits(rate: float | None) -> None:
     """In the steady state it issues a step in every cycle."""
     plan = make_plan(digits(), GENERIC, rate)
     slowest = plan.bottleneck
+    assert slowest.window is not None
     starts = plan.timetable.starts[slowest.node.name]
     passes = slowest.cycles // slowest.window.steps
     for frame in range(1, len(starts) // passes - 1):

@@ -300,9 +300,10 @@ def test_hostile_keys_stay_texts() -> None:
 # Kept for tools; the page has no use for it. What follows may be absent, alone or with all that belongs to it.
 UNREAD = {"network[0].out_shape"}
 OPTIONAL = {"accuracy", "simulation", "synthesis", "synthesis.wrapper", "synthesis.bitstream", "command", "explanations"}
+OPTIONAL |= {"accuracy.float"}
 OPTIONAL |= {"decisions[].error", "synthesis.critical_path[].kind"}
 OPTIONAL |= {f"simulation.{key}" for key in ("latency_cycles", "interval_cycles", "seed", "tests")}
-GROUPS = {"layers[].kernel", "layers[].rows", "layers[].ring_rows"}
+GROUPS = {"layers[].kernel", "layers[].rows", "layers[].ring_rows", "layers[].queue_words"}
 FREE = re.compile(r"(versions|simulation\.tests|synthesis\.(clocks|wrapper))\.\w+")
 
 

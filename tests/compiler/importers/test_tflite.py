@@ -190,6 +190,36 @@ def test_the_precision_of_a_layers_scales_is_tflite_micros(kind: str, tmp_path: 
     assert compare(saved(tmp_path, writer.write([x], [y])), np.zeros((1, *shape[1:]), dtype=np.int64)) > len(biases)
 
 
+@pytest.mark.parametrize(
+    ("kind", "x_scale", "y_scale", "options"),
+    [
+        ("LEAKY_RELU", 0.016369616612792015, 0.009061751887202263, {"Alpha": 0.484375}),
+        ("HARD_SWISH", 0.03405245020985603, 0.03294548764824867, {}),
+        ("RELU6", 6 / 25.5, 6 / 25.5, {}),
+    ],
+)
+def test_the_precision_of_a_functions_scales_is_tflite_micros(
+    kind: str, x_scale: float, y_scale: float, options: dict[str, float], tmp_path: Path
+) -> None:
+    """Scales at which single and double precision give different bytes."""
+    writer = Writer()
+    x, y = writer.tensor((1, 256), float32(x_scale)), writer.tensor((1, 256), float32(y_scale))
+    writer.operator(kind, [x], [y], **options)
+    assert compare(saved(tmp_path, writer.write([x], [y])), np.arange(-128, 128)[None]) == 512
+
+
+def test_the_precision_of_a_differences_scales_is_tflite_micros(tmp_path: Path) -> None:
+    """All pairs of samples, at scales for which single and double precision differ in some."""
+    writer = Writer()
+    x, y = writer.tensor((1, 256, 256, 2), 0.017015649005770683), writer.tensor((1, 256, 256, 1), 0.014066270552575588)
+    parts = [writer.tensor((1, 256, 256, 1), 0.017015649005770683) for _ in range(2)]
+    writer.operator("SPLIT", [writer.constant([3], "INT32"), x], parts, NumSplits=2)
+    writer.operator("SUB", parts, [y], FusedActivationFunction=0)
+    steps = np.arange(-128, 128)
+    frame = np.stack(np.meshgrid(steps, steps), axis=-1)[None]
+    assert compare(saved(tmp_path, writer.write([x], [y])), frame) == 5 * 256 * 256
+
+
 def test_softmax_at_the_end_is_the_hosts(tmp_path: Path, rng: np.random.Generator) -> None:
     writer = Writer()
     x, logits = writer.tensor((1, 9), 0.1), writer.tensor((1, 9), 0.12, 7)

@@ -89,7 +89,7 @@ def settled(module: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------- real models
 
 
-class LeNet(nn.Module):  # type: ignore[misc,name-defined]
+class LeNet(nn.Module):  # type: ignore[name-defined]
     def __init__(self) -> None:
         super().__init__()
         self.convnet = nn.Sequential()
@@ -107,7 +107,7 @@ class LeNet(nn.Module):  # type: ignore[misc,name-defined]
         return self.fc(self.convnet(x).view(x.size(0), -1))
 
 
-class Block(nn.Module):  # type: ignore[misc,name-defined]
+class Block(nn.Module):  # type: ignore[name-defined]
     """Two convolutions, and a shortcut without weights: every other pixel, and zeros for the new channels."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -124,7 +124,7 @@ class Block(nn.Module):  # type: ignore[misc,name-defined]
         return F.relu(y)
 
 
-class ResNet20(nn.Module):  # type: ignore[misc,name-defined]
+class ResNet20(nn.Module):  # type: ignore[name-defined]
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
@@ -176,14 +176,14 @@ def test_resnet20(models_dir: Path) -> None:
     module = resnet20(models_dir)
     graph = import_module(module, (3, 32, 32), (-2.2, 2.7))
     assert_equal(module, graph, x_bhwc[:10])
-    right = (computed(graph, x_bhwc[:100]).reshape(100, 10).argmax(axis=1) == labels[:100]).mean()
-    assert right >= 0.7  # 79.5 % on all 1,000
+    right = (computed(graph, x_bhwc[::10]).reshape(100, 10).argmax(axis=1) == labels[::10]).mean()  # sorted
+    assert right >= 0.75  # 79.5 % on all 1,000
 
 
 # ------------------------------------------------------------------------------------------------------ operators
 
 
-class Function(nn.Module):  # type: ignore[misc,name-defined]
+class Function(nn.Module):  # type: ignore[name-defined]
     """A module from a function, with parts that have weights."""
 
     def __init__(self, function: Callable[..., Any], *parts: Any) -> None:
@@ -202,6 +202,13 @@ def squeeze_excite(x: Any, down: Any, up: Any) -> Any:
 def shuffled(x: Any) -> Any:
     batch, channels, height, width = x.shape
     return x.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(batch, channels, height, width)
+
+
+def stale_view(x: Any) -> Any:
+    y = x * 1.5
+    view = y.view(1, 4, 48)
+    y.mul_(2.0)
+    return view + 1.0
 
 
 def in_place(x: Any, conv: Any) -> Any:
@@ -356,7 +363,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "two values": (lambda x: x / (x.abs() + 1.0), "divide by a constant"),
     "dynamic weights": (lambda x: F.conv2d(x, x.view(1, 4, 8, 6)), "use constant weights"),
     "whole numbers": (lambda x: x.to(torch.int32), "leave the conversion out"),
-    "stale view": (lambda x: (lambda y, v: (y.mul_(2.0), v + 1.0)[1])(*(lambda y: (y, y.view(1, 4, 48)))(x * 1.5)), "in place"),
+    "stale view": (stale_view, "use operators that are not in place"),
 }
 
 
