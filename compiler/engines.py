@@ -337,10 +337,12 @@ def _requantizer_fields(form: Format, low: int, high: int, narrow: Form) -> dict
         "shift": narrow.shift,
         "low": low,
         "high": high,
-        "zero_point": form.zero_point,
+        "zero_point": form.zero_point - narrow.rounding.zero_point,
         "multiplier_bits": narrow.multiplier_bits,
         "split": narrow.offset_bits > 0,
         "offset_bits": narrow.offset_bits,
+        "ties": narrow.rounding.ties,
+        "tie_bits": narrow.rounding.bits,
     }
 
 
@@ -424,9 +426,11 @@ def _constant_fields(node: QAdd | QMultiply, form: Form) -> dict[str, Any]:
         "shift": form.shift,
         "low": node.low,
         "high": node.high,
-        "zero_point": node.format.zero_point,
+        "zero_point": node.format.zero_point - form.rounding.zero_point,
         "out_bits": node.format.bits,
         "out_signed": node.format.signed,
+        "ties": form.rounding.ties,
+        "tie_bits": form.rounding.bits,
     }
 
 

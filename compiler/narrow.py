@@ -33,7 +33,7 @@ from .rounding import (
 
 __all__ = ["AddForm", "AverageForm", "Form", "add_form", "average_form", "conv_form", "multiply_form", "narrow"]
 
-MOST_MULTIPLIER_BITS = 31
+MOST_MULTIPLIER_BITS = 40
 _REACH_BITS = 62
 """Products and offsets stay within this many bits, so that 64 bits hold their sum."""
 _TABLE_COST = 8
@@ -292,7 +292,14 @@ def _shortest_tables(
 
 
 def _solve_tables(
-    real_a: RealArray, real_b: RealArray, y_ab: IntArray, limits: Pair, shift: int, rounding: Rounding = HALF_UP, *, split: bool = False
+    real_a: RealArray,
+    real_b: RealArray,
+    y_ab: IntArray,
+    limits: Pair,
+    shift: int,
+    rounding: Rounding = HALF_UP,
+    *,
+    split: bool = False,
 ) -> AddForm | None:
     """Tables ``A`` and ``B`` with ``least <= A[a] + B[b] <= most`` for all pairs: limits of differences, of ``A`` and ``-B``.
 
@@ -342,8 +349,8 @@ def _form_of(node: QConv2D | QMultiply, requantizer: Requantizer, least: IntArra
 def narrow(requantizer: Requantizer, least: IntArray, most: IntArray, low: int, high: int, source: str) -> Form:
     """The form equal to ``requantizer`` within ``low … high``, for accumulators ``least[c] … most[c]``; arrays ``(C,)``.
 
-    Half up or offsets of their own for each sign, each with its least shift, whichever is cheaper; half to even where
-    neither will do. Native requantizers have the form already.
+    Half up or offsets of their own for each sign, each with its least shift, whichever is cheaper; where neither will do, those
+    of floating point with a rounding that knows ties. Native requantizers have the form already.
 
     *Raises* ``CompileError`` naming the channel when there is no form.
     """
@@ -353,7 +360,7 @@ def narrow(requantizer: Requantizer, least: IntArray, most: IntArray, low: int, 
     steps = _Steps.of(requantizer, least, most, low, high)
     attempts = [_search(steps, requantizer.slope_o, kind) for kind in _KINDS]
     found = [form for form, _ in attempts if form is not None]
-    for kind in _KINDS if isinstance(requantizer, FloatRequantizer) else ():
+    for kind in _KINDS:
         if not found:
             others = (_search(steps, requantizer.slope_o, kind, rounding)[0] for rounding in _roundings(requantizer))
             found = [form for form in others if form is not None]
@@ -366,8 +373,10 @@ def narrow(requantizer: Requantizer, least: IntArray, most: IntArray, low: int, 
     return form
 
 
-def _roundings(requantizer: FloatRequantizer) -> Iterator[Rounding]:
-    """Those that know ties, which are even with or without the zero point."""
+def _roundings(requantizer: Requantizer) -> Iterator[Rounding]:
+    """Those that know ties, which are even with or without the zero point, if this one has such ties."""
+    if not isinstance(requantizer, FloatRequantizer):
+        return
     for zero_point in sorted({0, requantizer.zero_point}, key=abs):
         yield from (Rounding("even", bits, zero_point) for bits in _EVEN_BITS)
         if requantizer.dtype is np.float32:

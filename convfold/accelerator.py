@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -85,9 +87,9 @@ class Accelerator:
         With ``rtl`` the accelerator's Verilog computes them in a simulator, under four stall profiles, and every beat is
         compared with the golden model; that takes seconds to minutes.
 
-        *Raises* ``RuntimeError`` where the two differ.
+        *Raises* ``RuntimeError`` where the two differ, ``ValueError`` and ``TypeError`` for frames that are none.
         """
-        frames = self._batch(np.asarray(x_raw))
+        frames = self._raw(np.asarray(x_raw))
         outputs = golden.run(self.graph, frames)
         if engine == "rtl":
             self._simulate(frames, outputs)
@@ -105,11 +107,24 @@ class Accelerator:
         arrays = {"inputs": frames} | dict(zip(names, (outputs[name] for name in self.graph.outputs), strict=True))
         with tempfile.TemporaryDirectory() as scratch:
             for name in ("manifest.json", "accelerator.v", "test_accelerator.py"):
+                if not (self.folder / name).is_file():
+                    raise CompileError(str(self.folder), f"has no {name}", "run convfold compile again")
                 shutil.copy(self.folder / name, scratch)
             Path(scratch, "vectors.npz").write_bytes(npz_bytes(arrays))
             run = cosimulate(Path(scratch))
             if not run.passed:
                 raise RuntimeError(f"the simulated Verilog and the golden model differ: {run.summary()}")
+
+    def _raw(self, x: NDArray[Any]) -> IntArray:
+        """Frames of integers that the input's format holds."""
+        form = self.input_format
+        frames = self._batch(x)
+        if frames.dtype.kind not in "iu":
+            raise TypeError(f"raw images must be integers, not {frames.dtype}; for real ones call the accelerator, or quantize")
+        if frames.size and not form.min_raw <= frames.min() <= frames.max() <= form.max_raw:
+            limits = f"{form.min_raw} to {form.max_raw}"
+            raise ValueError(f"raw images must have values of {limits}, not {frames.min()} to {frames.max()}")
+        return frames.astype(np.int64)
 
     def _batch(self, x: NDArray[Any]) -> NDArray[Any]:
         """A batch of frames of the input's shape, from anything with as many samples in the same order."""
@@ -123,7 +138,7 @@ class Accelerator:
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
             record = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             message = f"is no build folder: it has no readable {name}"
             raise CompileError(str(self.folder), message, "run convfold compile") from error
         if not isinstance(record, dict):
@@ -135,7 +150,7 @@ class Accelerator:
         try:
             with np.load(self.folder / "network.npz", allow_pickle=False) as arrays:
                 weights = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
             raise CompileError(str(self.folder / "network.npz"), "cannot be read", "run convfold compile again") from error
         source = str(self.folder / "network.json")
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +66,5 @@ def load_samples(path: Path, graph: Graph, *, labels: bool = False) -> Samples:
 
 
 def _frames(x: RealArray, shape: Shape) -> RealArray:
-    """Images that lack the axes of size 1, or are flat, in the network's shape."""
-    flat, trimmed = (math.prod(shape),), tuple(size for size in shape if size > 1)
-    return x.reshape(-1, *shape) if x.ndim and x.shape[1:] in (flat, trimmed) else x
+    """Images that lack the axes of size 1 in the network's shape."""
+    return x.reshape(-1, *shape) if x.ndim and x.shape[1:] == tuple(size for size in shape if size > 1) else x

@@ -49,6 +49,8 @@ class AddParams(Piped):
     out_bits: int
     out_signed: bool
     memory: str = "behavioural"
+    ties: str = "none"
+    tie_bits: int = 0
 
     def __post_init__(self) -> None:
         _ = self.pipe  # whose parts refuse what they cannot do
@@ -76,6 +78,8 @@ class AddParams(Piped):
             zero_point=self.zero_point,
             out_bits=self.out_bits,
             out_signed=self.out_signed,
+            ties=self.ties,
+            tie_bits=self.tie_bits,
         )
 
     @property

@@ -54,6 +54,8 @@ class DepthwiseParams(MacStageParams):
     multiplier_bits: int = 17
     split: bool = False
     offset_bits: int = 0
+    ties: str = "none"
+    tie_bits: int = 0
 
     def __post_init__(self) -> None:
         if not self.window.channelwise:

@@ -63,6 +63,8 @@ class MacStageParams:
     multiplier_bits: int
     split: bool
     offset_bits: int
+    ties: str
+    tie_bits: int
 
     @property
     def out_channels(self) -> int:
@@ -97,6 +99,8 @@ class MacStageParams:
             offset_bits=self.offset_bits,
             by_class=self.uniform,
             uniform=self.uniform,
+            ties=self.ties,
+            tie_bits=self.tie_bits,
         )
 
     @property

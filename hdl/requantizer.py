@@ -14,11 +14,12 @@ from numpy.typing import ArrayLike
 from .border import BorderWalkParams
 from .rom import RomParams
 from .streams import add_mod, delay
+from .ties import TiesParams
 
 __all__ = ["Requantizer", "RequantizerParams"]
 
 MULTIPLIER_BITS = 17
-MOST_MULTIPLIER_BITS = 31
+MOST_MULTIPLIER_BITS = 40
 TABLE_CYCLES = 3  # address register and ROM
 
 
@@ -27,7 +28,8 @@ class RequantizerParams:
     """``y = clamp((((acc + b)·m + offset) >> shift) + zero_point, low, high)`` with an unsigned ``m`` per channel.
 
     ``offset`` is ``2**(shift−1)``: half up. ``split`` gives every channel two of its own, ``positive`` for ``acc + b >= 0`` and
-    ``negative`` for the rest: other roundings, ties and scales than ``m / 2**shift`` come down to them.
+    ``negative`` for the rest: other roundings, ties and scales than ``m / 2**shift`` come down to them. All but ties to even,
+    which are left to `TiesParams`: of the kind ``ties``, known by ``tie_bits``.
 
     Sums arrive ``slots`` a pixel, of which the first ``words`` are channels and the rest fill the last pass: those are dropped.
     The constants follow the order of arrival, so no index comes with the sums; ``walk`` chooses the bias of each pixel's
@@ -37,7 +39,7 @@ class RequantizerParams:
     otherwise every stage takes two bits and a sum is accepted every cycle.
 
     *Timing* ``ii`` 1 cycle, or ``multiplier_bits + 1`` (serial). ``latency`` from sum to result: 6 cycles, one a digit, and one
-    more if serial or split; for 17 bits 15 cycles, or 24 (serial).
+    more if serial or split, and one more for ties; for 17 bits 15 cycles, or 24 (serial).
     *Parameters* ``acc_bits``: signed width that holds every sum with and without its bias; ``offset_bits``: signed width of
     the offsets where split; ``uniform``: the channels have all constants in common, one word a class.
     *Raises* ``ValueError`` for impossible sizes, and for constants that do not fit them.
@@ -60,6 +62,8 @@ class RequantizerParams:
     offset_bits: int = 0
     by_class: bool = False
     uniform: bool = False
+    ties: str = "none"
+    tie_bits: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.words <= self.slots:
@@ -72,6 +76,17 @@ class RequantizerParams:
             raise ValueError(f"multiplier_bits must be 1 to {MOST_MULTIPLIER_BITS}, not {self.multiplier_bits!r}")
         if (self.offset_bits > 0) != self.split:
             raise ValueError(f"offset_bits must be positive if split and 0 if not, not {self.offset_bits!r}")
+        _ = self.rounding
+
+    @property
+    def rounding(self) -> TiesParams | None:
+        """What makes ties even; *raises* ``ValueError`` for bits without it."""
+        if self.ties == "none":
+            if self.tie_bits:
+                raise ValueError(f"tie_bits must be 0 without ties, not {self.tie_bits!r}")
+            return None
+        total_bits = max(self.acc_bits + self.multiplier_bits, self.offset_bits, self.shift + 1) + 1
+        return TiesParams(total_bits, self.shift, self.ties, self.tie_bits, self.low, self.high, self.zero_point)
 
     @property
     def digit_bits(self) -> int:
@@ -87,8 +102,9 @@ class RequantizerParams:
 
     @property
     def latency(self) -> int:
-        """Table, bias, (load, or choice of the offset,) digits, rounding, clamping."""
-        return TABLE_CYCLES + 1 + (self.serial or self.split) + self.digits + 2
+        """Table, bias, (load, or choice of the offset,) digits, rounding (and ties), clamping."""
+        rounding = self.rounding.latency if self.rounding else 1
+        return TABLE_CYCLES + 1 + (self.serial or self.split) + self.digits + rounding + 1
 
     @property
     def class_words(self) -> int:
@@ -111,8 +127,9 @@ class RequantizerParams:
         offset = positive if acc + bias >= 0 else negative
         if offset is None:
             offset = 1 << (self.shift - 1)
-        scaled = ((acc + bias) * multiplier + offset) >> self.shift
-        return min(max(scaled + self.zero_point, self.low), self.high)
+        total = (acc + bias) * multiplier + offset
+        scaled = self.rounding.reference(total) if self.rounding else (total >> self.shift) + self.zero_point
+        return min(max(scaled, self.low), self.high)
 
     def create(
         self,
@@ -167,7 +184,11 @@ class Requantizer(wiring.Component):
         high, low, done = multiply(m, total, multiplier, start, valid)
 
         taken = p.digits * p.digit_bits
-        if p.split:
+        if p.rounding:
+            m.submodules.ties = ties = p.rounding.create()
+            m.d.comb += ties.i.eq(Cat(low, high).as_signed())
+            scaled: Value = ties.o
+        elif p.split:
             scaled = delay(m, Cat(low, high).as_signed().shift_right(p.shift) + p.zero_point, 1, "rounded", reset_less=True)
         elif self._rounds_late:
             constant = self._rounding >> taken
@@ -185,18 +206,19 @@ class Requantizer(wiring.Component):
             m.d.sync += clamped.eq(p.high)
         with m.Else():
             m.d.sync += clamped.eq(scaled)
-        m.d.comb += [self.o.eq(clamped), self.o_valid.eq(delay(m, done, 2, "valid"))]
+        m.d.comb += [self.o.eq(clamped), self.o_valid.eq(delay(m, done, p.rounding.latency + 1 if p.rounding else 2, "valid"))]
         return m
 
     @property
     def _rounding(self) -> int:
-        """What is added before the shift: one half, and the zero point."""
-        return (1 << (self.params.shift - 1)) + (self.params.zero_point << self.params.shift)
+        """What is added before the shift: one half, and the zero point if nothing else is to be made of them."""
+        zero_point = 0 if self.params.rounding else self.params.zero_point
+        return (1 << (self.params.shift - 1)) + (zero_point << self.params.shift)
 
     @property
     def _rounds_late(self) -> bool:
         """Whether all product bits below the rounding constant are gone when the digits are done (the usual case)."""
-        return self.params.digits * self.params.digit_bits <= self.params.shift - 1
+        return self.params.digits * self.params.digit_bits <= self.params.shift - 1 and not self.params.rounding
 
     @property
     def _start(self) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Module, Mux, Shape, Signal, signed
+from amaranth.hdl import Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .constant_multiplier import ConstantMultiplierParams
+from .ties import TiesParams
 
 __all__ = ["Scale", "ScaleParams"]
 
@@ -17,7 +18,10 @@ __all__ = ["Scale", "ScaleParams"]
 class ScaleParams:
     """``o = clamp(((i·m + (positive if i >= 0 else negative)) >> shift) + zero_point, low, high)``.
 
-    *Timing* ``latency`` 2 cycles, rounding and clamping, after those of the `ConstantMultiplierParams`; ``ii`` 1 cycle.
+    Ties to even are left to `TiesParams`: of the kind ``ties``, known by ``tie_bits``.
+
+    *Timing* ``latency`` 2 cycles, rounding and clamping, after those of the `ConstantMultiplierParams`, and 2 more for ties;
+    ``ii`` 1 cycle.
     *Parameters* ``in_bits``: signed width of ``i``.
     *Raises* ``ValueError`` for a negative ``m`` or ``shift``, or limits the wrong way round.
     """
@@ -32,6 +36,8 @@ class ScaleParams:
     zero_point: int
     out_bits: int
     out_signed: bool
+    ties: str = "none"
+    tie_bits: int = 0
 
     def __post_init__(self) -> None:
         if self.m < 0:
@@ -40,6 +46,17 @@ class ScaleParams:
             raise ValueError(f"shift must be at least 0, not {self.shift!r}")
         if self.low > self.high:
             raise ValueError(f"low must not exceed high, not {(self.low, self.high)!r}")
+        _ = self.rounding
+
+    @property
+    def rounding(self) -> TiesParams | None:
+        """What makes ties even; *raises* ``ValueError`` for bits without it."""
+        if self.ties == "none":
+            if self.tie_bits:
+                raise ValueError(f"tie_bits must be 0 without ties, not {self.tie_bits!r}")
+            return None
+        widest = max(self.multiplier.out_bits, self.positive.bit_length() + 1, self.negative.bit_length() + 1)
+        return TiesParams(widest + 1, self.shift, self.ties, self.tie_bits, self.low, self.high, self.zero_point)
 
     @property
     def multiplier(self) -> ConstantMultiplierParams:
@@ -47,15 +64,17 @@ class ScaleParams:
 
     @property
     def latency(self) -> int:
-        return self.multiplier.latency + 2
+        return self.multiplier.latency + 2 + (self.rounding.latency if self.rounding else 0)
 
     @property
     def ii(self) -> int:
         return 1
 
     def reference(self, total: int) -> int:
-        rounding = self.positive if total >= 0 else self.negative
-        return min(max(((total * self.m + rounding) >> self.shift) + self.zero_point, self.low), self.high)
+        offset = self.positive if total >= 0 else self.negative
+        rounded = total * self.m + offset
+        scaled = self.rounding.reference(rounded) if self.rounding else (rounded >> self.shift) + self.zero_point
+        return min(max(scaled, self.low), self.high)
 
     def create(self) -> Scale:
         return Scale(self)
@@ -76,12 +95,17 @@ class Scale(wiring.Component):
         product = multiplier.o
         below_zero = product[-1] if p.m else self.i[-1]
 
-        # The zero point is added before the shift, together with the rounding.
-        positive, negative = (rounding + (p.zero_point << p.shift) for rounding in (p.positive, p.negative))
+        # The zero point is added before the shift, together with the rounding, unless ties come in between.
+        zero = 0 if p.rounding else p.zero_point << p.shift
+        positive, negative = (offset + zero for offset in (p.positive, p.negative))
         widest = max(len(product), positive.bit_length() + 1, negative.bit_length() + 1)
         rounded = Signal(signed(widest + 1), reset_less=True)
         m.d.sync += rounded.eq(product + Mux(below_zero, negative, positive))
 
-        scaled = rounded.shift_right(p.shift)
+        scaled: Value = rounded.shift_right(p.shift)
+        if p.rounding:
+            m.submodules.ties = ties = p.rounding.create()
+            m.d.comb += ties.i.eq(rounded)
+            scaled = ties.o
         m.d.sync += self.o.eq(Mux(scaled < p.low, p.low, Mux(scaled > p.high, p.high, scaled)))
         return m

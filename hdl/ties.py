@@ -22,12 +22,12 @@ class TiesParams:
     An odd ``h`` becomes an even one:
 
     - ``kind`` "even": ``h - 1`` where the ``bits`` highest of ``r`` are all zero.
-    - ``kind`` "float32": ``h - 1`` where the ``bits - j`` highest of ``r`` are all zero, ``h + 1`` where they are all one. ``2**j``
-      is the power of two next below ``|h - 1/2|`` or ``|h + 1/2|``, whichever is the tie. So with half added before the shift,
-      numbers are first rounded to ``bits`` significant bits, and then half to even.
+    - ``kind`` "float32": ``h - 1`` where the ``bits - j`` highest of ``r`` are all zero, ``h + 1`` where they are all one.
+      ``2**j`` is the power of two next below ``|h - 1/2|`` or ``|h + 1/2|``, whichever is the tie. So with half added before
+      the shift, numbers are first rounded to ``bits`` significant bits, and then half to even.
 
     *Timing* ``latency`` 2 cycles, the comparisons and their outcome; ``ii`` 1 cycle.
-    *Parameters* ``in_bits``: signed width of ``i``; ``low`` and ``high``: outputs beyond them need not be right, but lie beyond.
+    *Parameters* ``in_bits``: signed width of ``i``; ``low`` and ``high``: of outputs beyond them only that is right.
     *Raises* ``ValueError`` for more bits than are shifted out, or fewer than the limits take.
     """
 

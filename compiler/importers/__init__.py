@@ -43,7 +43,7 @@ def import_model(path: Path, input_range: Range | None = None) -> Graph:
             raise CompileError(path.name, "has an input range of its own", "leave the range out, or change it in the file")
         return load_spec(path)
     if suffix not in _READERS:
-        raise CompileError(path.name, "is no kind of network that can be read", f"known are {', '.join(SUFFIXES)}")
+        raise CompileError(path.name or str(path), "is no kind of network that can be read", f"known are {', '.join(SUFFIXES)}")
     module, function = _READERS[suffix]
     reader: Callable[[Path, Range | None], Graph] = getattr(import_module(f".{module}", __name__), function)
     return reader(path, input_range)

@@ -18,8 +18,8 @@ import numpy as np
 
 from ..errors import CompileError, quote
 from ..numbers import RealArray
-from .archive import MAX_JSON_BYTES, open_archive, read_json
-from .common import MAX_NODES, MAX_WEIGHTS, finite, one_line, printable, read_file
+from .archive import MAX_ARCHIVE_BYTES, MAX_JSON_BYTES, MAX_NUMBERS, open_archive, read_json
+from .common import MAX_NODES, finite, one_line, printable, read_file
 
 CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 """Under which names the layers of a model stand in ``model.weights.h5``, in the order of age."""
@@ -111,8 +111,8 @@ class KerasFile:
             raise CompileError(source, f"{part} must have shape {list(shape)}, not {quote(dataset.shape)}", BROKEN)
         self.numbers += math.prod(shape)
         chunk = math.prod(dataset.chunks or (0,))
-        if self.numbers > MAX_WEIGHTS or chunk > max(4 * math.prod(shape), 1 << 16):
-            raise CompileError(source, f"{part}: there are too many weights", f"keep to {MAX_WEIGHTS} numbers")
+        if self.numbers > MAX_NUMBERS or chunk > max(4 * math.prod(shape), 1 << 16):
+            raise CompileError(source, f"{part}: there are too many weights", f"keep to {MAX_NUMBERS} numbers")
         if dataset.is_virtual or dataset.external or dataset.compression not in (None, "gzip", "lzf"):
             raise CompileError(source, f"{part} lies in another file, or needs a filter of its own", BROKEN)
         if dataset.dtype.kind not in "fiu" or dataset.dtype.itemsize > 8:
@@ -126,7 +126,7 @@ def read_keras_file(path: Path) -> KerasFile:
     *Raises* ``CompileError`` for anything that is wrong with the file.
     """
     source = printable(path.name)
-    data = read_file(path)
+    data = read_file(path, MAX_ARCHIVE_BYTES)
     if data[:4] == b"PK\x03\x04":
         return _zipped(source, data)
     if data[:8] != b"\x89HDF\r\n\x1a\n":

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CompileError, quote
-from .archive import Archive, open_archive
-from .common import MAX_NODES, MAX_WEIGHTS, checked_size
+from .archive import MAX_NUMBERS, Archive, open_archive
+from .common import MAX_NODES, checked_size
 
 SCHEMA = 8
 """The major version of the schema; a new one may mean other things by the same words."""
@@ -99,8 +99,8 @@ class Program:
         if min(shape, default=1) > 0:
             checked_size(what, "it", shape)
         self.numbers += math.prod(shape)
-        if self.numbers > MAX_WEIGHTS:
-            raise CompileError(what, f"there are more than {MAX_WEIGHTS} numbers", "make the model smaller")
+        if self.numbers > MAX_NUMBERS:
+            raise CompileError(what, f"there are more than {MAX_NUMBERS} numbers", "make the model smaller")
         kind = np.dtype(TYPES[code])
         data = self.archive.read(member)
         try:
@@ -234,7 +234,7 @@ def _places(source: str, archive: Archive, root: str, signature: Mapping[str, An
         if kind in STATE:
             key = _string(source, kind, said.get(STATE[kind]))
             if key not in stored:
-                raise CompileError(source, f"holds no numbers for {kind} {quote(key)}", AGAIN)
+                raise CompileError(source, f"holds no numbers for {kind} {quote(key)}", RAISE)
             places[_tensor(source, said.get("arg"))] = stored[key]
         elif kind != "user_input":
             raise CompileError(source, f"has an input of kind {quote(kind)}", "export a module with one tensor as input")
@@ -336,5 +336,5 @@ def _label(node: Mapping[str, Any], target: str, results: Sequence[str | tuple[s
     if isinstance(stack, str) and len(stack) < 10_000:
         _, path, kind = (*stack.rpartition(";")[2].split(",", 2), "", "", "")[:3]
         if path and kind.startswith("torch.nn.modules.") and not kind.startswith("torch.nn.modules.container."):
-            return path
+            return f"layer{path}" if path[0].isdigit() else path
     return next((result for result in results if isinstance(result, str)), target)

@@ -98,9 +98,7 @@ class Site:
         assert isinstance(single, Value)
         return single
 
-    def several(
-        self, kind: str, *inputs: Tensor | Sequence[int] | float | None, outputs: int = 1, **attributes: Any
-    ) -> Result:
+    def several(self, kind: str, *inputs: Tensor | Sequence[int] | float | None, outputs: int = 1, **attributes: Any) -> Result:
         tensors = tuple(one if one is None or isinstance(one, Value) else np.asarray(one) for one in inputs)
         return ONNX[kind](self.net, self.op(kind, tensors, attributes, outputs))
 

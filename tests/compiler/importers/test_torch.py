@@ -316,7 +316,7 @@ def test_a_module_is_left_as_it_is() -> None:
     graph = import_module(module, (1, 8, 8), name="edges")
     assert module.training and graph.name == "edges"
     assert all(torch.equal(array, before[name]) for name, array in module.state_dict().items())
-    assert [node.name for node in graph.nodes[1:]] == ["0", "1"] or all(node.name for node in graph.nodes)
+    assert [node.name for node in graph.nodes[1:]] == ["layer0", "layer1"]
 
 
 def test_a_file_is_what_the_module_is(tmp_path: Path) -> None:
@@ -587,14 +587,3 @@ def test_changed_bytes(sound: dict[str, bytes], tmp_path: Path) -> None:
             assert isinstance(read_torch(path), Graph)
         except CompileError as error:
             assert str(error).startswith("net.pt2: ")
-
-
-def test_torch_itself_would_run_it(sound: dict[str, bytes], tmp_path: Path) -> None:
-    """Why archives are not given to ``torch.export.load``: it unpickles."""
-    trap = tmp_path / "evil"
-    try:
-        torch.export.load(io.BytesIO(pickled_weight(sound, trap)))
-    except Exception as error:
-        assert "touch" not in str(error)
-    if not trap.exists():
-        pytest.skip("this torch no longer unpickles weights")
