@@ -2,6 +2,7 @@
 # make test    all tests except place and route (those: make test PYTEST_ARGS="-m route")
 # make lint    style and types
 # make bench   the measurements that docs and README quote
+# make soak    real models and random networks in numbers: golden against the references, Verilog against golden
 # make clean   remove what was built; make distclean removes the virtual environment too
 #
 # Needs only Python 3.11 or later, gcc, g++, make and perl; all else comes from pip into .venv.
@@ -25,12 +26,14 @@ REPORT_ARGS   ?=
 WORKERS     ?= 2
 PYTEST_ARGS ?=
 BENCH_ARGS  ?= --route
+GRAPHS      ?= 2000
+RTL_GRAPHS  ?= 100
 
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CI),--quiet)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint bench clean distclean types
+.PHONY: help demo test lint bench soak clean distclean types
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -47,6 +50,13 @@ test: $(VENV)/test.stamp
 
 bench: $(VENV)/demo.stamp
 	$(BIN)/python bench/digits.py $(BENCH_ARGS)
+
+# ../shared/models or CONVFOLD_MODELS holds the real models; without them only random networks run.
+soak: $(VENV)/test.stamp
+	$(BIN)/python bench/exact.py
+	$(BIN)/python bench/onnx_nodes.py
+	$(BIN)/python bench/random_graphs.py --count $(GRAPHS)
+	$(BIN)/python bench/rtl_graphs.py --count $(RTL_GRAPHS)
 
 # The planted errors show that mypy reads our types through the links and not Any: each marked line must be
 # reported, and no other.

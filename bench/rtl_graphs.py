@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import convfold
 from convfold.compiler.errors import CompileError
 from convfold.compiler.graph import Input

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tempfile
@@ -148,7 +149,7 @@ class Accelerator:
     def _read_graph(self) -> Graph:
         record = self._read_json("network.json")
         try:
-            with np.load(self.folder / "network.npz", allow_pickle=False) as arrays:
+            with np.load(io.BytesIO((self.folder / "network.npz").read_bytes()), allow_pickle=False) as arrays:
                 weights = {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
             raise CompileError(str(self.folder / "network.npz"), "cannot be read", "run convfold compile again") from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from convfold.compiler.explain import explain
 from convfold.compiler.graph import ArgMax, Graph
 from convfold.compiler.graph_file import dump_graph
 from convfold.compiler.importers import import_model, is_quantized, model_sha256
+from convfold.compiler.importers.torch import import_module
 from convfold.compiler.lossy import Budget, Evidence
 from convfold.compiler.numbers import IntArray, RealArray
 from convfold.compiler.passes import Options, fold
@@ -33,6 +35,9 @@ from convfold.compiler.verify import verify
 from convfold.sim import golden
 
 from .data import Samples, load_samples
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Compiled", "compile"]
 
@@ -159,7 +164,7 @@ def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def compile(
-    net: str | Path,
+    net: str | Path | nn.Module,
     target: str = "generic",
     *,
     fps: float | None = None,
@@ -169,12 +174,13 @@ def compile(
     quantize_options: QuantizeOptions | None = None,
     approximate: Budget | None = None,
     input_range: tuple[float, float] | None = None,
+    input_shape: Sequence[int] | None = None,
     head: str | None = None,
     progress: Progress = lambda step: None,
 ) -> Compiled:
-    """Compile a network file for a target, smallest or for ``fps`` frames a second.
+    """Compile a network file, or a PyTorch module, for a target: smallest or for ``fps`` frames a second.
 
-    *Shapes* ``calibration`` is an array of images ``(N, H, W, C)``, or an ``.npz`` with one called ``x``; ``test`` is an
+    *Shapes* ``input_shape`` is what a module takes, ``(C, H, W)`` without the batch. ``calibration`` is an array of images ``(N, H, W, C)``, or an ``.npz`` with one called ``x``; ``test`` is an
     ``.npz`` with images ``x`` and labels ``y``.
 
     With ``approximate`` pairs of layers with a rectifier between them become one where that stays within the budget.
@@ -185,10 +191,9 @@ def compile(
 
     *Raises* ``CompileError`` for anything wrong with the input.
     """
-    path = Path(net)
     chip = get_target(target)
     progress("import")
-    network = import_model(path, input_range)
+    path, network, digest = _import(net, input_range, input_shape)
     match calibration:
         case None | np.ndarray():
             images = calibration
@@ -219,7 +224,7 @@ def compile(
     real = labelled.images if labelled is not None else images
     return Compiled(
         source=path,
-        source_sha256=model_sha256(path),
+        source_sha256=digest,
         network=network,
         folded=folded,
         integers=integers,
@@ -227,6 +232,22 @@ def compile(
         vectors=_vectors(integers, real),
         labelled=labelled,
     )
+
+
+def _import(
+    net: str | Path | nn.Module, input_range: tuple[float, float] | None, input_shape: Sequence[int] | None
+) -> tuple[Path, Graph, str]:
+    """Where a network comes from, the network, and the hash that identifies it."""
+    if isinstance(net, str | Path):
+        path = Path(net)
+        if input_shape is not None:
+            raise CompileError(path.name, "tells its own input shape", "leave input_shape out: it is for PyTorch modules")
+        return path, import_model(path, input_range), model_sha256(path)
+    if input_shape is None:
+        raise CompileError(type(net).__name__, "does not tell its input shape", "give it as input_shape=(C, H, W)")
+    network = import_module(net, input_shape, input_range)
+    digest = hashlib.sha256(f"{network}\n".encode() + npz_bytes(network.weights)).hexdigest()
+    return Path(type(net).__name__), network, digest
 
 
 def _with_head(graph: Graph, head: str) -> Graph:

@@ -245,11 +245,10 @@ def _command() -> str:
         if source is not ParameterSource.COMMANDLINE or option.name in ("output", "as_json"):
             continue
         value = context.params[option.name or ""]
-        text = value.name if isinstance(value, Path) else f"{value:.15g}" if isinstance(value, float) else str(value)
         if isinstance(option, click.Option):
             words.append(option.opts[0])
-        if value is not True:
-            words.append(text)
+        for one in value if isinstance(value, tuple) else () if value is True else (value,):
+            words.append(one.name if isinstance(one, Path) else f"{one:.15g}" if isinstance(one, float) else str(one))
     return shlex.join(words)
 
 

@@ -13,7 +13,7 @@ from convfold.compiler.compress import compress as compress_graph
 from convfold.compiler.compress_report import compress_html
 from convfold.compiler.errors import CompileError
 from convfold.compiler.graph import Graph
-from convfold.compiler.importers import import_model
+from convfold.compiler.importers import import_model, is_quantized
 from convfold.compiler.lossy import Budget, Evidence
 from convfold.compiler.passes import Options
 from convfold.compiler.write_spec import spec_files
@@ -75,6 +75,9 @@ def compress(
     budget = read_budget(error, accuracy_drop, macs)
     progress("import")
     network = import_model(Path(net))
+    if is_quantized(network):
+        message = "comes in integers of its own, and only real layers are split"
+        raise CompileError(Path(net).name, message, "compress the float model that it was made from")
     evidence = read_evidence(network, calibration, test)
     return Compression(Path(net), network, compress_graph(network, budget, evidence, fold_options or Options(), progress))
 

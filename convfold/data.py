@@ -39,6 +39,9 @@ def load_samples(path: Path, graph: Graph, *, labels: bool = False) -> Samples:
         raw = np.asarray(arrays["x_raw"])
         if not np.issubdtype(raw.dtype, np.integer):
             raise CompileError(source, f"x_raw has the type {raw.dtype}", "save raw images as integers, real ones as x")
+        if raw.size and not form.min_raw <= raw.min() <= raw.max() <= form.max_raw:
+            message = f"x_raw has values from {raw.min()} to {raw.max()}, outside {form.min_raw} to {form.max_raw}"
+            raise CompileError(source, message, f"the input is {'' if form.signed else 'u'}int{form.bits}")
         arrays["x"] = form.dequantize(raw.astype(np.int64))
     if "x" not in arrays:
         raise CompileError(source, "has no array 'x'", f"save the images as x, shape (N, {str(graph.input.shape)[1:]}")
@@ -50,7 +53,7 @@ def load_samples(path: Path, graph: Graph, *, labels: bool = False) -> Samples:
         raise CompileError(
             source,
             f"x has values from {x.min():g} to {x.max():g}, outside the input range {low:g} to {high:g}",
-            "scale the images, or widen the network's input range",
+            "scale the images, or widen the network's input range" if form is None else "clip or scale the images",
         )
     if not labels:
         return Samples(x)

@@ -14,10 +14,7 @@ from typing import Any
 from ..errors import CompileError, quote
 from .common import MAX_MODEL_BYTES, MAX_WEIGHTS, one_line
 
-MAX_ARCHIVE_BYTES = MAX_MODEL_BYTES >> 1
-"""Bytes of an archive, and of all that is in it: one may be in memory beside the other."""
-
-MAX_NUMBERS = MAX_WEIGHTS >> 2
+MAX_NUMBERS = MAX_WEIGHTS >> 1
 """Numbers in all weights of one archive, 128 MiB as float64: they are in memory beside the archive, and are copied."""
 
 MAX_MEMBERS = 1 << 14
@@ -78,8 +75,8 @@ def open_archive(source: str, data: bytes) -> Archive:
         sizes[member.filename] = member.file_size
         if member.file_size > max(FREE_BYTES, MAX_RATIO * member.compress_size):
             raise CompileError(source, f"{quote(member.filename)} would unpack to {member.file_size} bytes", BROKEN)
-    if len(members) > MAX_MEMBERS or sum(sizes.values()) > MAX_ARCHIVE_BYTES:
-        message = f"must not exceed {MAX_MEMBERS} files and {MAX_ARCHIVE_BYTES} bytes"
+    if len(members) > MAX_MEMBERS or sum(sizes.values()) > MAX_MODEL_BYTES:
+        message = f"must not exceed {MAX_MEMBERS} files and {MAX_MODEL_BYTES} bytes"
         raise CompileError(source, f"{message}, but has {len(members)} and {sum(sizes.values())}", "make the model smaller")
     return Archive(source, archive, sizes)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import CompileError, quote
 from ..numbers import RealArray
-from .archive import MAX_ARCHIVE_BYTES, MAX_JSON_BYTES, MAX_NUMBERS, open_archive, read_json
+from .archive import MAX_JSON_BYTES, MAX_NUMBERS, open_archive, read_json
 from .common import MAX_NODES, finite, one_line, printable, read_file
 
 CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
@@ -126,7 +126,7 @@ def read_keras_file(path: Path) -> KerasFile:
     *Raises* ``CompileError`` for anything that is wrong with the file.
     """
     source = printable(path.name)
-    data = read_file(path, MAX_ARCHIVE_BYTES)
+    data = read_file(path)
     if data[:4] == b"PK\x03\x04":
         return _zipped(source, data)
     if data[:8] != b"\x89HDF\r\n\x1a\n":

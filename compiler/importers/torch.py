@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from ..errors import CompileError, quote
 from ..graph import Graph
 from ..verify import MAX_ELEMENTS, legal_name
-from .archive import MAX_ARCHIVE_BYTES
 from .common import checked_range, extra, one_line, printable, read_file
 from .torch_file import read_program
 from .torch_program import import_program
@@ -29,7 +28,7 @@ def read_torch(path: Path, input_range: tuple[float, float] | None = None) -> Gr
     """
     source = printable(path.name)
     limits = checked_range(source, input_range)
-    return import_program(read_program(source, read_file(path, MAX_ARCHIVE_BYTES)), legal_name(path.stem), limits)
+    return import_program(read_program(source, read_file(path)), legal_name(path.stem), limits)
 
 
 def import_module(

@@ -34,6 +34,7 @@ from convfold.compiler.rounding import (
     Requantizer,
     TfliteRequantizer,
 )
+from convfold.hdl.ties import TiesParams
 from convfold.sim import golden
 
 INT8 = Format(8, True, 1.0)
@@ -109,6 +110,64 @@ def test_ties_to_even_need_the_even_form() -> None:
     assert form(np.array([[2], [6], [10], [-2], [-6]])).ravel().tolist() == [0, 2, 2, 0, -2]
 
 
+FLOAT_LAYERS = {
+    "any": lambda rng: np.exp(rng.uniform(np.log(1e-4), np.log(4e-3), 64)),
+    "powers of two among others": lambda rng: np.where(
+        rng.random(64) < 0.5, 2.0 ** rng.integers(-13, -7, 64), rng.uniform(1e-4, 4e-3, 64)
+    ),
+    "thirds": lambda rng: 2.0 ** rng.integers(-12, -7, 64) / rng.choice([3, 5, 7, 1.5], 64),
+    "far apart": lambda rng: np.exp(rng.uniform(np.log(1e-7), np.log(1e-1), 64)),
+}
+
+
+@pytest.mark.parametrize("kind", FLOAT_LAYERS)
+def test_all_float32_layers_have_a_form(kind: str, rng: np.random.Generator) -> None:
+    """512 channels of each kind, every accumulator of two of every layer; most of them take the rounding of float32."""
+    roundings = []
+    for _ in range(8):
+        requantizer = FloatRequantizer(FLOAT_LAYERS[kind](rng), np.float32)
+        zero_point = int(rng.integers(-128, 128))
+        limit = -128 - zero_point, 127 - zero_point
+        form = narrow(requantizer, np.full(64, -300_000), np.full(64, 300_000), *limit, "layer")
+        roundings.append(form.rounding)
+        for channel in rng.integers(0, 64, 2):
+            one, its = slice(channel, channel + 1), FloatRequantizer(requantizer.scale_o[[channel]], np.float32)
+            part = replace(form, m=form.m[one], positive=form.positive[one], negative=form.negative[one])
+            assert_equal(part, its, -300_000, 300_000, *limit)
+    assert sum(rounding.ties == "float32" for rounding in roundings) > 3
+
+
+def test_float32_beyond_24_bits_is_refused() -> None:
+    """Accumulators that float32 cannot hold, on every step of a whole tensor."""
+    requantizer = FloatRequantizer(np.array([2.0**-21 * 1.1]), np.float32)
+    with pytest.raises(CompileError, match=r"^layer: no multiplier of up to 40 bits rounds its channel 0 as the model does\n"):
+        narrow(requantizer, np.array([-(2**28)]), np.array([2**28]), -128, 127, "layer")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ties_even_with_an_odd_zero_point(dtype: type[np.float32] | type[np.float64]) -> None:
+    requantizer = FloatRequantizer(np.array([0.25]), dtype, zero_point=5)
+    form = narrow(requantizer, np.array([-600]), np.array([600]), -133, 122, "layer")
+    assert (form.rounding, form.shift) == (Rounding("even", 2, 5), 2)
+    assert_equal(form, requantizer, -600, 600, -133, 122)
+    assert form(np.array([[2], [6], [-2]])).ravel().tolist() == [1, 1, -1]
+
+
+@pytest.mark.parametrize(
+    "rounding", [Rounding(), Rounding("even", 3, 1), Rounding("float32", 7), Rounding("float32", 6, -3)], ids=str
+)
+def test_where_a_rounding_reaches_its_steps(rounding: Rounding) -> None:
+    shift = 9
+    totals = np.arange(-20 << shift, 20 << shift)
+    steps = rounding(totals, shift)
+    assert np.all(np.diff(steps) >= 0)
+    for k in range(-15, 15):
+        assert totals[np.argmax(steps >= k)] == rounding.reach(np.array(k), shift) + (rounding.zero_point << shift)
+    if rounding.ties != "none":
+        params = TiesParams(15, shift, rounding.ties, rounding.bits, -15, 15)
+        assert [params.reference(int(total)) - rounding.zero_point for total in totals] == steps.tolist()
+
+
 def test_ties_away_from_zero_need_two_offsets() -> None:
     form = narrow(MeanRequantizer(np.array([64]), True), np.array([-8192]), np.array([8128]), -128, 127, "layer")
     assert (form.m.tolist(), form.shift, form.positive.tolist(), form.negative.tolist()) == ([1], 6, [32], [31])
@@ -139,9 +198,9 @@ def test_no_shorter_shift_has_a_multiplier(m: int, s: int) -> None:
 
 
 def test_what_has_no_form_is_refused_by_its_channel() -> None:
-    """Slopes of 1 and of 2**-23, with all steps within reach: no common shift fits 31 bits."""
+    """Slopes of 1 and of 2**-23, with all steps within reach: no common shift fits 40 bits."""
     requantizer = TfliteRequantizer(np.array([2**31 - 1, 1518500250]), np.array([0, -23]))
-    message = "layer 'x': no multiplier of up to 31 bits rounds its channel 1 as the model does\n  fix: "
+    message = "layer 'x': no multiplier of up to 40 bits rounds its channel 1 as the model does\n  fix: "
     with pytest.raises(CompileError, match=f"^{re.escape(message)}"):
         narrow(requantizer, np.array([-100, -(2**31)]), np.array([100, 2**31]), -128, 127, "layer 'x'")
 

@@ -56,6 +56,7 @@ class ConvCase:
     groups: int = 1
     multiplier_bits: int = 17
     split: bool = False
+    even: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +127,14 @@ class ConvStage(Generic[Params]):
         return np.clip(y_hwo, params.low, params.high)
 
     def scaled(self, sums_o: Ints, class_: tuple[int, int]) -> Ints:
-        """Times the multiplier; half up, or the offsets of either sign."""
+        """Times the multiplier; half up, or half to even, or the offsets of either sign."""
 
         def here(values: Ints) -> Ints:
             return values[class_] if values.ndim == 3 else values
 
         products = sums_o * here(self.m_o)
+        if self.params.ties == "even":  # of reals with few enough bits to be exact
+            return np.rint(products / (1 << self.params.shift)).astype(np.int64)
         if self.positive_o is None or self.negative_o is None:  # half up: floor(v + 1/2) = floor((2 v + 1) / 2)
             return (2 * products + (1 << self.params.shift)) // (1 << (self.params.shift + 1))
         offsets = np.where(sums_o < 0, here(self.negative_o), here(self.positive_o))
@@ -198,6 +201,8 @@ def _constants(case: ConvCase, rng: np.random.Generator, w_rcohwi: Ints) -> tupl
         "multiplier_bits": case.multiplier_bits,
         "split": case.split,
         "offset_bits": shift + 2 if case.split else 0,
+        "ties": "even" if case.even else "none",
+        "tie_bits": shift if case.even else 0,
     }
 
 
@@ -297,6 +302,10 @@ CHOSEN = {
     "split": ConvCase((3, 3, 2), 5, (3, 2), padding=SAME, rows=2, pes=2, signed=True, split=True, multiplier_bits=23),
     "split, serial": ConvCase((2, 3, 3), 2, (3, 3), padding=SAME, signed=True, serial=True, split=True, multiplier_bits=25),
     "split, narrow": ConvCase((3, 3, 5), 6, (1, 1), lanes=5, rows=6, split=True, multiplier_bits=1, zero_point=-5),
+    "ties": ConvCase((4, 4, 3), 4, (2, 2), rows=2, bits=3, weight_bits=2, out_bits=4, even=True, multiplier_bits=2),
+    "ties, serial": ConvCase(
+        (3, 3, 3), 2, (3, 2), bits=3, weight_bits=2, out_bits=5, serial=True, even=True, multiplier_bits=3, zero_point=3
+    ),
 }
 
 

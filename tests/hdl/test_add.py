@@ -22,6 +22,9 @@ CASES = {
     "another rounding below zero": replace(
         NATIVE, lanes=1, m=99991, positive=1 << 33, negative=-(1 << 33), shift=34, zero_point=-7, low=-20, high=99
     ),
+    "ties": replace(
+        NATIVE, table_bits=10, positive=1 << 4, negative=1 << 4, shift=5, zero_point=3, low=-9, high=9, ties="even", tie_bits=5
+    ),
     "of two formats": replace(NATIVE, lanes=3, a_signed=False, b_bits=3, out_signed=False, low=0, high=255, zero_point=128),
 }
 
@@ -51,7 +54,10 @@ def test_sums_and_the_timing_rule(name: str) -> None:
     a, b = every_pair(params)
     total = table_a[a - a.min()] + table_b[b - b.min()]
     rounding = np.where(total >= 0, params.positive, params.negative)
-    expected = np.clip(((total * params.m + rounding) >> params.shift) + params.zero_point, params.low, params.high).tolist()
+    scaled = (total * params.m + rounding) >> params.shift
+    if params.ties == "even":
+        scaled = np.rint(total / 2**params.shift).astype(int)
+    expected = np.clip(scaled + params.zero_point, params.low, params.high).tolist()
     sent = {
         "i0": [pack(line, params.a_bits) for line in a.tolist()],
         "i1": [pack(line, params.b_bits) for line in b.tolist()],

@@ -36,6 +36,7 @@ CASES = {
     "one dimension": depthwise((9, 1, 4), (3, 1), padding=((2, 0), (0, 0)), lanes=2, rows=1, parallel=(1, 1)),
     "two bits": depthwise((3, 3, 6), (3, 3), lanes=6, rows=2, bits=2, weight_bits=2, out_bits=2),
     "sixteen bits": depthwise((3, 3, 2), (2, 2), padding=SAME, bits=16, signed=True, weight_bits=16, out_bits=16),
+    "ties": depthwise((4, 4, 4), (2, 2), lanes=2, bits=3, weight_bits=2, out_bits=4, even=True, multiplier_bits=2),
     "pooling": depthwise((4, 6, 5), (2, 2), stride=(2, 2), lanes=2, weight_bits=0),
     "pooling, classes": depthwise(
         (5, 4, 4), (3, 3), padding=SAME, lanes=2, weight_bits=0, signed=True, split=True,

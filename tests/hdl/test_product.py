@@ -24,6 +24,7 @@ CASES = {
         NATIVE, lanes=3, a_signed=False, a_zero=15, b_bits=3, b_signed=False, out_signed=False, low=0, high=200, zero_point=60
     ),
     "zero points out of range": replace(NATIVE, lanes=1, a_bits=3, a_zero=20, b_bits=3, b_zero=-9, m=3, negative=0, shift=2),
+    "ties": replace(NATIVE, lanes=1, m=3, positive=4, negative=4, shift=3, zero_point=7, ties="even", tie_bits=3),
     "whole": replace(NATIVE, lanes=1, m=1, positive=0, negative=0, shift=0, low=-32768, high=32767, out_bits=16),
 }
 
@@ -44,7 +45,10 @@ def test_products_and_the_timing_rule(name: str) -> None:
     a, b = every_pair(params)
     product = (a - params.a_zero) * (b - params.b_zero)
     rounding = np.where(product >= 0, params.positive, params.negative)
-    expected = np.clip(((product * params.m + rounding) >> params.shift) + params.zero_point, params.low, params.high).tolist()
+    scaled = (product * params.m + rounding) >> params.shift
+    if params.ties == "even":
+        scaled = np.rint(product * params.m / 2**params.shift).astype(int)
+    expected = np.clip(scaled + params.zero_point, params.low, params.high).tolist()
     sent = {
         "i0": [pack(line, params.a_bits) for line in a.tolist()],
         "i1": [pack(line, params.b_bits) for line in b.tolist()],

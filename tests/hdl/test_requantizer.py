@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convfold.compiler.rounding import TfliteRequantizer
+from convfold.compiler.rounding import FloatRequantizer, TfliteRequantizer
 from convfold.hdl.border import BorderWalkParams
 from convfold.hdl.requantizer import MULTIPLIER_BITS, RequantizerParams
 from tests.hdl.bench import run_clocked
@@ -250,6 +250,50 @@ def test_the_rounding_of_tflite(serial: bool) -> None:
         check_split(params, [[(factor, 0, positive, negative) for factor in m]], sums, expected)
 
 
+@pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("zero_point", [0, -128, 9])
+def test_the_rounding_of_onnxruntime(serial: bool, split: bool, zero_point: int) -> None:
+    """Products of float32, half to even: on both sides of every step of a few channels, and on ties."""
+    scales = [2.0**-9, 2.0**-10 / 3, random.uniform(0.0005, 0.002)] + [random.uniform(0.0005, 0.002)] * (not serial)
+    requantize = FloatRequantizer(np.array(scales), np.float32)
+    m = [int(np.ldexp(np.float64(np.float32(scale)), 35)) for scale in scales]
+    params = requantizer(35, acc_bits=21, zero_point=zero_point, serial=serial, slots=len(m), words=len(m))
+    plain = replace(params, multiplier_bits=30, split=split, offset_bits=36 if split else 0)
+    params = replace(plain, ties="float32", tie_bits=24)
+    assert params.latency == plain.latency + 1 and params.ii == plain.ii
+    ties = [2 * k + 1 << 34 for k in range(-128 - zero_point, 128 - zero_point)]
+    steps = [[tie // factor + up for tie in ties for up in (0, 1)] for factor in m]
+    sums = [acc for line in zip(*steps, strict=True) for acc in line]
+    if serial:
+        first = random.randrange(len(sums) // 3) * 3
+        sums = (sums + sums)[first : first + 150]
+    expected = np.clip(requantize(np.array(sums).reshape(-1, len(m))) + zero_point, -128, 127).reshape(-1).tolist()
+    half = [1 << 34] * len(m)
+    dut = params.create(m, [[0] * len(m)], *([half, half] if split else []))
+    offsets = [1 << 34] * 2 if split else []
+    assert [params.reference(acc, 0, m[n % len(m)], *offsets) for n, acc in enumerate(sums)] == expected
+    assert [plain.reference(acc, 0, m[n % len(m)], *offsets) for n, acc in enumerate(sums)] != expected
+    values = [value for acc in sums for value in [(1, acc), *[(0, 0)] * (params.ii - 1)]] + [(0, 0)] * (params.latency + 5)
+    seen = run_clocked(dut, [dut.i_valid, dut.i], values, [dut.o_valid, dut.o])
+    due = [(n * params.ii + params.latency, result) for n, result in enumerate(expected)]
+    assert [(cycle, value) for cycle, (valid, value) in enumerate(seen) if valid] == due
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_ties_to_even(serial: bool) -> None:
+    for tie_bits in (5, 2):
+        params = requantizer(5, slots=1, words=1, zero_point=1, serial=serial)
+        params = replace(params, multiplier_bits=4, ties="even", tie_bits=tie_bits)
+        sums = list(range(-60, 60))
+        m = 1 if tie_bits == 5 else 8
+        expected = np.rint(np.array(sums) * m / 32).astype(int) + 1
+        values = [value for acc in sums for value in [(1, acc), *[(0, 0)] * (params.ii - 1)]] + [(0, 0)] * params.latency
+        dut = params.create([m], [[0]])
+        seen = run_clocked(dut, [dut.i_valid, dut.i], values, [dut.o_valid, dut.o])
+        assert [value for valid, value in seen if valid][: len(sums)] == expected.tolist()
+
+
 @pytest.mark.parametrize(
     ("constants", "message"),
     [
@@ -282,6 +326,9 @@ def test_offsets_only_where_split() -> None:
         ({"multiplier_bits": 0}, r"^multiplier_bits must be 1 to 40, not 0$"),
         ({"multiplier_bits": 41}, r"^multiplier_bits must be 1 to 40, not 41$"),
         ({"split": True}, r"^offset_bits must be positive if split and 0 if not, not 0$"),
+        ({"tie_bits": 2}, r"^tie_bits must be 0 without ties, not 2$"),
+        ({"ties": "even", "tie_bits": 6}, r"^bits must be 1 to 5, not 6$"),
+        ({"ties": "away", "tie_bits": 1}, r"^kind must be one of \('even', 'float32'\), not 'away'$"),
         ({"offset_bits": 4}, r"^offset_bits must be positive if split and 0 if not, not 4$"),
         ({"low": 4, "high": 3}, r"^low must not exceed high, not \(4, 3\)$"),
     ],

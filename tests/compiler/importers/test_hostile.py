@@ -18,8 +18,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import convfold
 from convfold.compiler.errors import CompileError
 from convfold.compiler.verify import RESERVED
-from tests.hostile import HARMLESS, HOSTILE_NAMES, MAKERS, SPEC, TRAP, normal, npz
-from tests.hostile_run import MOST_BYTES, MOST_SECONDS
+from tests.hostile.corpus import MAKERS
+from tests.hostile.files import HARMLESS, HOSTILE_NAMES, TRAP, normal
+from tests.hostile.run import MOST_BYTES, MOST_SECONDS
+from tests.hostile.specs import SPEC, npz
 
 ROOT = Path(__file__).resolve().parents[3]
 LEAST = 600
@@ -51,7 +53,7 @@ class Seen:
 
 def run(kind: str, folder: Path) -> list[Seen]:
     """All hostile files of a kind, read in another process."""
-    command = [sys.executable, "-m", "tests.hostile_run", kind, str(folder)]
+    command = [sys.executable, "-m", "tests.hostile.run", kind, str(folder)]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     found = [Seen(**json.loads(line)) for line in done.stdout.splitlines()]
@@ -82,7 +84,7 @@ def test_the_watch_sees(tmp_path: Path) -> None:
     program = f"""
 import sys, os
 from pathlib import Path
-from tests.hostile_run import Watch
+from tests.hostile.run import Watch
 watch = Watch(Path({str(tmp_path)!r}))
 sys.addaudithook(watch.see)
 watch.on = True
@@ -122,8 +124,11 @@ def chain(names: list[str]) -> ModelProto:
     return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
 
 
+CODE = ("accelerator.v", "accelerator.py", "test_accelerator.py")
+
+
 def texts(build: Path) -> dict[str, str]:
-    return {name: (build / name).read_text(encoding="utf-8") for name in ("accelerator.v", "accelerator.py", "test_accelerator.py")}
+    return {name: (build / name).read_text(encoding="utf-8") for name in CODE}
 
 
 def assert_harmless(build: Path) -> None:

@@ -1,6 +1,6 @@
-"""Reads every hostile file of one kind in a process of its own, with little memory, watched: what it did, one JSON object a line.
+"""Reads every hostile file of one kind, watched and with little memory: what came of each, one JSON object a line.
 
-``python -m tests.hostile_run KIND FOLDER``
+``python -m tests.hostile.run KIND FOLDER``
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from convfold.compiler.errors import CompileError
-from convfold.compiler.graph import Graph
 from convfold.compiler.importers import import_model
-from tests.hostile import MAKERS, SUFFIXES, Maker, sound, write
+from tests.hostile.corpus import MAKERS, SUFFIXES, sound, write
 
 MOST_BYTES = 512 << 20
 MOST_SECONDS = 2.0
-FORBIDDEN = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "socket.", "ctypes.dlopen")
+FORBIDDEN = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "socket.", "ctypes.")
 """Events of Python's audit that mean that a file's code runs."""
 
 
@@ -31,8 +30,7 @@ def main(kind: str, folder: Path) -> None:
     home.mkdir()
     path = home / f"sound{SUFFIXES.get(kind, f'.{kind}')}"
     path.write_bytes(sound(kind, home))
-    if not isinstance(import_model(path), Graph):  # also loads all that is needed
-        raise SystemExit("the sound file is not read")
+    import_model(path)  # also loads all that is needed
     warnings.simplefilter("error")
     watch = Watch(folder)
     sys.addaudithook(watch.see)
@@ -59,8 +57,8 @@ def tried(path: Path, watch: Watch) -> dict[str, Any]:
     began = time.process_time()
     signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS + 1)
     try:
-        graph = import_model(path)
-        outcome = "read" if isinstance(graph, Graph) else f"gave {graph!r}"
+        import_model(path)
+        outcome = "read"
     except CompileError as error:
         text = str(error)
         outcome = "refused"
@@ -72,7 +70,8 @@ def tried(path: Path, watch: Watch) -> dict[str, Any]:
         signal.setitimer(signal.ITIMER_PROF, 0)
         watch.on = False
     seconds = time.process_time() - began
-    return {"outcome": outcome, "seconds": seconds, "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, "did": watch.seen}
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    return {"outcome": outcome, "seconds": seconds, "bytes": size, "did": watch.seen}
 
 
 class Watch:
