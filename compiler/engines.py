@@ -339,16 +339,18 @@ def _requantizer_fields(form: Format, low: int, high: int, narrow: Form) -> dict
         "high": high,
         "zero_point": form.zero_point - narrow.rounding.zero_point,
         "multiplier_bits": narrow.multiplier_bits,
-        "split": narrow.offset_bits > 0,
+        "split": narrow.split,
         "offset_bits": narrow.offset_bits,
+        "offset_shift": narrow.offset_shift,
+        "positive": narrow.constants[0],
+        "negative": narrow.constants[1],
         "ties": narrow.rounding.ties,
         "tie_bits": narrow.rounding.bits,
     }
 
 
 def _constants(form: Form) -> dict[str, IntArray]:
-    split = {"positive": form.positive, "negative": form.negative} if form.offset_bits else {}
-    return {"m": form.m} | split
+    return {"m": form.m} | dict(zip(("positive", "negative"), form.tables, strict=False))
 
 
 def _serial(engine: AnyMac) -> AnyMac:

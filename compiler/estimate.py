@@ -179,7 +179,7 @@ def _drain(acc_bits: int) -> Resources:
 
 
 def _requantizer(params: RequantizerParams, target: Target) -> Resources:
-    tables = _memory(params.multiplier_bits + 2 * params.offset_bits, params.words, target)
+    tables = _memory(params.factor_table.width_bits, params.words, target)
     tables += _memory(params.acc_bits, params.words * params.walk.count, target)
     width = params.acc_bits + 1
     if params.serial:

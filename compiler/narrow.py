@@ -115,8 +115,9 @@ HALF_UP = Rounding()
 class Form:
     """``h(acc) = rounding((acc·m + (acc >= 0 ? positive : negative)) >> shift)``; then zero point and limits are applied.
 
-    All arrays have one shape, that of the channels. ``offset_bits`` is the signed width of the offsets, and 0 where all are
-    ``2**(shift-1)``: half up.
+    All arrays have one shape, that of the channels. Offsets that are not all ``2**(shift-1)`` are ``split``. Those that all
+    channels have in common are ``constants``; of the others the lowest ``offset_shift`` bits are all 0, and the rest takes
+    ``offset_bits``, signed.
     """
 
     m: IntArray
@@ -130,12 +131,34 @@ class Form:
         return max(1, int(self.m.max()).bit_length())
 
     @property
-    def offset_bits(self) -> int:
+    def split(self) -> bool:
         half = 1 << (self.shift - 1)
-        if np.all(self.positive == half) and np.all(self.negative == half):
+        return not (np.all(self.positive == half) and np.all(self.negative == half))
+
+    @property
+    def constants(self) -> tuple[int | None, int | None]:
+        """The offset of positive sums, if common to all channels like that of negative ones; and that of negative ones."""
+        if not self.split or np.ptp(self.negative):
+            return None, None
+        return None if np.ptp(self.positive) else int(self.positive.flat[0]), int(self.negative.flat[0])
+
+    @property
+    def tables(self) -> list[IntArray]:
+        """The offsets that are not constant."""
+        both = zip((self.positive, self.negative), self.constants, strict=True)
+        return [offsets for offsets, constant in both if self.split and constant is None]
+
+    @property
+    def offset_shift(self) -> int:
+        ones = int(np.bitwise_or.reduce(np.array(self.tables, dtype=np.int64), axis=None))
+        return (ones & -ones).bit_length() - 1 if ones else 0
+
+    @property
+    def offset_bits(self) -> int:
+        if not self.tables:
             return 0
-        ends = [int(end) for offset in (self.positive, self.negative) for end in (offset.min(), offset.max())]
-        return bits_for_range(min(*ends, -1), max(ends))[0]
+        words = np.array(self.tables) >> self.offset_shift
+        return bits_for_range(min(int(words.min()), -1), int(words.max()))[0]
 
     def __call__(self, acc: IntArray) -> IntArray:
         """The form itself, in 64 bits, on ``acc (..., C)``."""
@@ -385,8 +408,7 @@ def _roundings(requantizer: Requantizer) -> Iterator[Rounding]:
 
 def _cost(form: Form) -> int:
     """In bits of the multiplier: each is half an adder, and a table of offsets is a few adders' worth of memory."""
-    tables = sum(np.ptp(offsets) > 0 for offsets in (form.positive, form.negative))
-    return form.multiplier_bits + form.rounding.bits + (form.offset_bits > 0) + _TABLE_COST * int(tables)
+    return form.multiplier_bits + form.rounding.bits + form.split + _TABLE_COST * len(form.tables)
 
 
 @dataclass(frozen=True, eq=False)
@@ -519,7 +541,7 @@ def _try_shift(
     if kind == "half":
         offsets = [np.full_like(m_c, half)]
     else:
-        offsets = [_choose(*_offset_limits(part, m_c, shift, rounding), half) for part in parts]
+        offsets = _choose([_offset_limits(part, m_c, shift, rounding) for part in parts], half)
     return _form(m_c, offsets, shift, rounding), 0
 
 
@@ -548,12 +570,19 @@ def _offset_limits(part: _Steps, m_c: IntArray, shift: int, rounding: Rounding) 
     return least_c, most_c
 
 
-def _choose(least_c: IntArray, most_c: IntArray, half: int) -> IntArray:
-    """One offset for all channels, if there is one; else for each the nearest to a half."""
-    least, most = int(least_c.max()), int(most_c.min())
-    common = least <= most
-    offset_c: IntArray = np.clip(np.full_like(least_c, half), least if common else least_c, most if common else most_c)
-    return offset_c
+def _choose(limits: Sequence[tuple[IntArray, IntArray]], half: int) -> list[IntArray]:
+    """One offset for all channels, if there is one; else for each that nearest to a half with the most zeros at its end."""
+    apart = [(least_c, most_c) for least_c, most_c in limits if least_c.max() > most_c.min()]
+    zeros = half.bit_length()
+    while not all(np.all(-(-least_c >> zeros) << zeros <= most_c) for least_c, most_c in apart):
+        zeros -= 1
+    offsets = []
+    for least_c, most_c in limits:
+        if least_c.max() <= most_c.min():
+            offsets.append(np.full_like(least_c, np.clip(half, least_c.max(), most_c.min())))
+        else:
+            offsets.append(np.clip(half >> zeros, -(-least_c >> zeros), most_c >> zeros) << zeros)
+    return offsets
 
 
 def _prove(form: Form, requantizer: Requantizer, steps: _Steps, source: str) -> None:

@@ -180,8 +180,8 @@ def compile(
 ) -> Compiled:
     """Compile a network file, or a PyTorch module, for a target: smallest or for ``fps`` frames a second.
 
-    *Shapes* ``input_shape`` is what a module takes, ``(C, H, W)`` without the batch. ``calibration`` is an array of images ``(N, H, W, C)``, or an ``.npz`` with one called ``x``; ``test`` is an
-    ``.npz`` with images ``x`` and labels ``y``.
+    *Shapes* ``input_shape`` is what a module takes, ``(C, H, W)`` without the batch. ``calibration`` is an array of images
+    ``(N, H, W, C)``, or an ``.npz`` with one called ``x``; ``test`` is an ``.npz`` with images ``x`` and labels ``y``.
 
     With ``approximate`` pairs of layers with a rectifier between them become one where that stays within the budget.
     ``input_range`` are the limits of the real inputs of a float model of another tool (by default -1 to 1). With ``head``

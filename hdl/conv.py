@@ -53,6 +53,9 @@ class ConvParams(MacStageParams):
     multiplier_bits: int = 17
     split: bool = False
     offset_bits: int = 0
+    offset_shift: int = 0
+    positive: int | None = None
+    negative: int | None = None
     ties: str = "none"
     tie_bits: int = 0
 

@@ -63,6 +63,9 @@ class MacStageParams:
     multiplier_bits: int
     split: bool
     offset_bits: int
+    offset_shift: int
+    positive: int | None
+    negative: int | None
     ties: str
     tie_bits: int
 
@@ -97,6 +100,9 @@ class MacStageParams:
             multiplier_bits=self.multiplier_bits,
             split=self.split,
             offset_bits=self.offset_bits,
+            offset_shift=self.offset_shift,
+            positive=self.positive,
+            negative=self.negative,
             by_class=self.uniform,
             uniform=self.uniform,
             ties=self.ties,
@@ -217,7 +223,7 @@ class MacStageParams:
         positive_o: NDArray[np.int64] | None = None,
         negative_o: NDArray[np.int64] | None = None,
     ) -> MacStage:
-        """The hardware; ``positive_o`` and ``negative_o`` are the offsets of a `split` requantizer."""
+        """The hardware; ``positive_o`` and ``negative_o`` are the offsets of a split requantizer that are in tables."""
         scales = [self.constants_of(values) for values in (m_o, b_rco, positive_o, negative_o) if values is not None]
         return MacStage(self, self.words_of(w_rcohwi), scales)
 

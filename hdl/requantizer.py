@@ -41,7 +41,9 @@ class RequantizerParams:
     *Timing* ``ii`` 1 cycle, or ``multiplier_bits + 1`` (serial). ``latency`` from sum to result: 6 cycles, one a digit, and one
     more if serial or split, and one more for ties; for 17 bits 15 cycles, or 24 (serial).
     *Parameters* ``acc_bits``: signed width that holds every sum with and without its bias; ``offset_bits``: signed width of
-    the offsets where split; ``uniform``: the channels have all constants in common, one word a class.
+    the offsets in tables, of which the lowest ``offset_shift`` bits are 0 and not stored; ``positive``, ``negative``: offsets
+    that all channels have in common, and in no table (the first only with the second); ``uniform``: the channels have all
+    constants in common, one word a class.
     *Raises* ``ValueError`` for impossible sizes, and for constants that do not fit them.
     """
 
@@ -61,6 +63,9 @@ class RequantizerParams:
     split: bool = False
     offset_bits: int = 0
     by_class: bool = False
+    offset_shift: int = 0
+    positive: int | None = None
+    negative: int | None = None
     uniform: bool = False
     ties: str = "none"
     tie_bits: int = 0
@@ -74,8 +79,12 @@ class RequantizerParams:
             raise ValueError(f"low must not exceed high, not {(self.low, self.high)!r}")
         if not 1 <= self.multiplier_bits <= MOST_MULTIPLIER_BITS:
             raise ValueError(f"multiplier_bits must be 1 to {MOST_MULTIPLIER_BITS}, not {self.multiplier_bits!r}")
-        if (self.offset_bits > 0) != self.split:
-            raise ValueError(f"offset_bits must be positive if split and 0 if not, not {self.offset_bits!r}")
+        if not self.split and (self.positive, self.negative) != (None, None):
+            raise ValueError(f"positive and negative must be None unless split, not {(self.positive, self.negative)!r}")
+        if self.positive is not None and self.negative is None:
+            raise ValueError(f"positive must be None if negative is, not {self.positive!r}")
+        if (self.offset_bits > 0) != (self.offset_tables > 0):
+            raise ValueError(f"offset_bits must be positive if offsets are in tables and 0 if not, not {self.offset_bits!r}")
         _ = self.rounding
 
     @property
@@ -85,7 +94,7 @@ class RequantizerParams:
             if self.tie_bits:
                 raise ValueError(f"tie_bits must be 0 without ties, not {self.tie_bits!r}")
             return None
-        total_bits = max(self.acc_bits + self.multiplier_bits, self.offset_bits, self.shift + 1) + 1
+        total_bits = max(self.acc_bits + self.multiplier_bits, self.start_bits, self.shift + 1) + 1
         return TiesParams(total_bits, self.shift, self.ties, self.tie_bits, self.low, self.high, self.zero_point)
 
     @property
@@ -112,10 +121,21 @@ class RequantizerParams:
         return 1 if self.uniform else self.words
 
     @property
+    def offset_tables(self) -> int:
+        """How many offsets each multiplier comes with."""
+        return [self.positive, self.negative].count(None) if self.split else 0
+
+    @property
+    def start_bits(self) -> int:
+        """Signed width of the offsets where split."""
+        constants = (offset.bit_length() + 1 for offset in (self.positive, self.negative) if offset is not None)
+        return max(self.offset_bits + self.offset_shift, *constants, 1) if self.split else 0
+
+    @property
     def factor_table(self) -> RomParams:
         """Multipliers, each with its offsets."""
         depth = self.class_words * (self.walk.count if self.by_class else 1)
-        return RomParams(self.multiplier_bits + 2 * self.offset_bits, depth, self.memory)
+        return RomParams(self.multiplier_bits + self.offset_tables * self.offset_bits, depth, self.memory)
 
     @property
     def bias_table(self) -> RomParams:
@@ -124,9 +144,9 @@ class RequantizerParams:
     def reference(
         self, acc: int, bias: int, multiplier: int, positive: int | None = None, negative: int | None = None
     ) -> int:
-        offset = positive if acc + bias >= 0 else negative
-        if offset is None:
-            offset = 1 << (self.shift - 1)
+        table, constant = (positive, self.positive) if acc + bias >= 0 else (negative, self.negative)
+        given = [offset for offset in (table, constant) if offset is not None]
+        offset = given[0] if given else 1 << (self.shift - 1)
         total = (acc + bias) * multiplier + offset
         scaled = self.rounding.reference(total) if self.rounding else (total >> self.shift) + self.zero_point
         return min(max(scaled, self.low), self.high)
@@ -139,24 +159,26 @@ class RequantizerParams:
         negative: ArrayLike | None = None,
     ) -> Requantizer:
         """Constants are ``biases[class][word]``, the others ``[word]``, or ``[class][word]`` with ``by_class``."""
-        if (positive is None) == self.split or (negative is None) == self.split:
-            raise ValueError("positive and negative must be given if split, and only then")
+        tables = [("positive", positive), ("negative", negative)]
+        if [offsets is not None for _, offsets in tables] != [n < self.offset_tables for n in range(2)]:
+            raise ValueError("positive and negative must be given if in tables, and only then")
         depth, place = self.factor_table.depth_words, self.multiplier_bits
         factors = _words("multipliers", multipliers, depth, range(1 << self.multiplier_bits))
-        for name, offsets in (("positive", positive), ("negative", negative)):
-            if offsets is not None:
-                bound = 1 << self.offset_bits - 1
-                words = _words(name, offsets, depth, range(-bound, bound))
-                factors = [factor | (word % (2 * bound)) << place for factor, word in zip(factors, words, strict=True)]
-                place += self.offset_bits
+        for name, offsets in tables[: self.offset_tables]:
+            bound, step = 1 << self.offset_bits + self.offset_shift - 1, 1 << self.offset_shift
+            words = _words(name, offsets, depth, range(-bound, bound, step))
+            stored = [word // step & (1 << self.offset_bits) - 1 for word in words]
+            factors = [factor | word << place for factor, word in zip(factors, stored, strict=True)]
+            place += self.offset_bits
         mask = (1 << self.acc_bits) - 1  # a bias may be wider than the sums with and without it
         return Requantizer(self, factors, [int(bias) & mask for bias in np.ravel(biases)])
 
 
-def _words(name: str, values: ArrayLike, count: int, limits: range) -> list[int]:
+def _words(name: str, values: ArrayLike | None, count: int, limits: range) -> list[int]:
     words: list[int] = np.ravel(np.asarray(values, dtype=np.int64)).tolist()
     if len(words) != count or not all(word in limits for word in words):
-        raise ValueError(f"{name} must be {count} integers from {limits[0]} to {limits[-1]}, not {words!r}")
+        every = f"every {limits.step} " if limits.step > 1 else ""
+        raise ValueError(f"{name} must be {count} integers {every}from {limits[0]} to {limits[-1]}, not {words!r}")
     return words
 
 
@@ -228,7 +250,7 @@ class Requantizer(wiring.Component):
     def _high_bits(self, digits: int) -> int:
         """Width of what the digits yet to come are added to, the offset included."""
         p = self.params
-        start_bits = p.offset_bits if p.split else self._start.bit_length() + 1
+        start_bits = p.start_bits if p.split else self._start.bit_length() + 1
         return max(p.acc_bits, start_bits - digits * p.digit_bits) + 1
 
     def _look_up(self, m: Module) -> tuple[Signal, Value, Value, Value]:
@@ -254,8 +276,15 @@ class Requantizer(wiring.Component):
         constants = delay(m, factors.o, 1, "constants", reset_less=True)
         m.d.sync += total.eq(acc + biases.o.as_signed())
         if p.split:
-            offsets = constants[p.multiplier_bits :]
-            positive, negative = offsets[: p.offset_bits].as_signed(), offsets[p.offset_bits :].as_signed()
+            offsets: list[Value] = []
+            place = p.multiplier_bits
+            for constant in (p.positive, p.negative):
+                if constant is None:
+                    offsets.append(Cat(Const(0, p.offset_shift), constants[place : place + p.offset_bits]).as_signed())
+                    place += p.offset_bits
+                else:
+                    offsets.append(Const(constant, signed(p.start_bits)))
+            positive, negative = offsets
             start: Value = Mux(total < 0, negative, positive)
         else:
             start = Const(self._start, signed(self._high_bits(0)))

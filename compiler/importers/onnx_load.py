@@ -128,7 +128,7 @@ def _parse(data: bytes, source: str) -> ModelProto:
 def _check_text(model: ModelProto, source: str) -> None:
     """All names are text: protobuf hands out those that are not UTF-8 as bytes."""
     graph = model.graph
-    texts: list[object] = [entry.domain for entry in model.opset_import]
+    texts: list[object] = [graph.name, *(entry.domain for entry in model.opset_import)]
     texts += [one.name for part in (graph.input, graph.output, graph.value_info) for one in part]
     for node in graph.node:
         texts += (node.name, node.op_type, node.domain, *node.input, *node.output)

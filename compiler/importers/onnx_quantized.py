@@ -125,7 +125,11 @@ class Reader(Joins, Functions, Pools, Moves):
         if not 2 <= len(dims) <= 4 or min(dims) < 1 or dims[0] != 1:
             text = "×".join(map(str, dims))
             raise CompileError(source, f"must be 1×C×H×W, 1×C×L or 1×C with fixed sizes, not {text}", "export it so")
-        form = self._input_format(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).name, source)
+        known = kind.elem_type in helper.get_all_tensor_dtypes()
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)) if known else np.dtype(object)
+        if dtype.kind not in "fiu":
+            raise CompileError(source, f"must hold numbers, not type {kind.elem_type}", "export the model again")
+        form = self._input_format(value.name, dtype.name, source)
         axes = input_axes(len(dims), self._channels_last(value.name))
         shape = map_shape(dims, axes)
         low, high = (float(form.dequantize(np.asarray(raw))) for raw in (form.min_raw, form.max_raw))

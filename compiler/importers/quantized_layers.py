@@ -82,7 +82,7 @@ class Layers(Terms):
         b_o = np.zeros(outputs, dtype=np.int64) if bias is None else np.broadcast_to(bias.ravel(), (outputs,))
 
         def make(name: str, form: Format) -> str:
-            with np.errstate(over="ignore"):  # an infinite factor is refused by the rules of graphs
+            with np.errstate(over="ignore", invalid="ignore"):  # a factor that is not finite is refused by the rules of graphs
                 scale = np.float32(alpha) * np.float32(layer.x.format.scale) * layer.w_scale / np.float32(form.scale)
             limits = form.min_raw, form.max_raw
             return self._conv_like(op, layer, name, form, limits, "float32", layer.w_ohwi, b_o, scale.astype(np.float64))

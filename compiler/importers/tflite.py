@@ -149,12 +149,13 @@ def _import(state: State, operator: Operator, unsupported: Unsupported) -> None:
             raise CompileError(source, f"makes {printable(tensor.name)}, which another operator makes", "export it again")
         if tensor.data is not None:
             raise CompileError(source, f"makes {printable(tensor.name)}, which is a constant", "export it again")
-    if state.refused.intersection(operator.inputs):
-        state.refused.update(operator.outputs)
-        return
     call = Call(state, operator, source, label or operator.kind.lower())
     try:
-        _keep(call, _rule(call)(call))
+        rule = _rule(call)
+        if state.refused.intersection(operator.inputs):  # then this is all that can be said of it
+            state.refused.update(operator.outputs)
+            return
+        _keep(call, rule(call))
     except (Refused, Unrepresentable) as error:
         what, nearest = (error.what, error.nearest) if isinstance(error, Refused) else (str(error), OTHER_SCALES)
         state.refused.update(operator.outputs)

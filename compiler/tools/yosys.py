@@ -185,7 +185,8 @@ def _find_yowasp() -> Yosys | None:
 # Multiplexers, not `always @*` blocks: half the lines, and simulators agree on them at time zero. `-noopt`
 # keeps comparisons with zero as comparisons (Verilator warns of `!` on a vector), `pmuxtree` avoids one-hot
 # `casez` functions, `-nodffe` leaves enables in the data so that no unknowns appear. opt_merge and wreduce
-# share equal expressions and drop carry bits nobody reads, but leave every register as it is.
+# share equal expressions and drop carry bits nobody reads, but leave every register as it is. A wire that keeps
+# the initial value of a register that is gone would stay, driven by nothing: so only registers keep theirs.
 _VERILOG_SCRIPT = """\
 read_rtlil {source}
 proc -noopt
@@ -196,6 +197,8 @@ opt_dff -nodffe
 opt_clean
 wreduce t:* t:$*dff* %d
 opt_merge t:* t:$*dff* %d
+opt_clean
+setattr -unset init w:* t:*dff* %co1:+[Q] %d
 opt_clean
 memory_collect
 setattr -unset full_case */*

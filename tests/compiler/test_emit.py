@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples" / "digits"
 RULES = "E,W,F,I,UP,B,ISC,NPY,PTH"
 
-BUILDS = {"generic": 20_000.0, "ecp5-25k": 20_000.0, "ice40-up5k": None}
+BUILDS = {"generic": 100_000.0, "ecp5-25k": 20_000.0, "ice40-up5k": None}
 FILES = {"accelerator.py", "accelerator.v", "manifest.json", "report.html", "test_accelerator.py", "vectors.npz", "weights.npz"}
 FILES |= {"network.json", "network.npz"}
 CONSTRAINTS = {"generic": set[str](), "ecp5-25k": {"constraints.lpf"}, "ice40-up5k": {"constraints.pcf"}}

@@ -87,7 +87,7 @@ def test_means(counts: list[int], span: tuple[int, int], limit: tuple[int, int],
 
 def test_native_is_the_form_already() -> None:
     form = narrow(NativeRequantizer(np.array([70000, 0, 131071]), 20), np.arange(3), np.arange(3), -8, 7, "layer")
-    assert (form.m.tolist(), form.shift, form.multiplier_bits, form.offset_bits) == ([70000, 0, 131071], 20, 17, 0)
+    assert (form.m.tolist(), form.shift, form.multiplier_bits, form.split) == ([70000, 0, 131071], 20, 17, False)
     assert set(form.positive.tolist()) == set(form.negative.tolist()) == {1 << 19}
 
 
@@ -106,7 +106,7 @@ def test_channels_have_ranges_of_their_own() -> None:
 def test_ties_to_even_need_the_even_form() -> None:
     requantizer = FloatRequantizer(np.array([0.25]), np.float32)
     form = narrow(requantizer, np.array([-100]), np.array([100]), -128, 127, "layer")
-    assert (form.rounding, form.m.tolist(), form.shift, form.offset_bits) == (Rounding("even", 2), [1], 2, 0)
+    assert (form.rounding, form.m.tolist(), form.shift, form.split) == (Rounding("even", 2), [1], 2, False)
     assert form(np.array([[2], [6], [10], [-2], [-6]])).ravel().tolist() == [0, 2, 2, 0, -2]
 
 
@@ -144,6 +144,20 @@ def test_float32_beyond_24_bits_is_refused() -> None:
         narrow(requantizer, np.array([-(2**28)]), np.array([2**28]), -128, 127, "layer")
 
 
+def test_offsets_have_few_bits(rng: np.random.Generator) -> None:
+    """One for all negative sums, whose outputs are limited away; of the others, bits that make no difference are 0."""
+    requantizer = TfliteRequantizer(rng.integers(2**30, 2**31, 32), rng.integers(-9, -7, 32))
+    form = narrow(requantizer, np.full(32, -30_000), np.full(32, 30_000), 0, 127, "layer")
+    assert form.split and form.constants[0] is None and form.constants[1] is not None
+    assert form.tables[0] is form.positive and len(form.tables) == 1
+    assert form.offset_shift > 5 and np.all(form.positive % (1 << form.offset_shift) == 0)
+    assert np.any(form.positive >> form.offset_shift & 1)
+    words = form.positive >> form.offset_shift
+    assert -(1 << form.offset_bits - 1) <= words.min() and words.max() < 1 << form.offset_bits - 1
+    assert form.offset_bits + form.offset_shift in (form.shift + 1, form.shift + 2)
+    assert_equal(form, requantizer, -30_000, 30_000, 0, 127)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_ties_even_with_an_odd_zero_point(dtype: type[np.float32] | type[np.float64]) -> None:
     requantizer = FloatRequantizer(np.array([0.25]), dtype, zero_point=5)
@@ -171,7 +185,7 @@ def test_where_a_rounding_reaches_its_steps(rounding: Rounding) -> None:
 def test_ties_away_from_zero_need_two_offsets() -> None:
     form = narrow(MeanRequantizer(np.array([64]), True), np.array([-8192]), np.array([8128]), -128, 127, "layer")
     assert (form.m.tolist(), form.shift, form.positive.tolist(), form.negative.tolist()) == ([1], 6, [32], [31])
-    assert form.offset_bits == 7
+    assert (form.split, form.constants, form.tables, form.offset_bits) == (True, (32, 31), [], 0)
 
 
 @settings(max_examples=10)

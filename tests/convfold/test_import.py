@@ -23,6 +23,7 @@ from tests.hostile.keras import keras_config, keras_file, nothing
 from tests.hostile.onnx import onnx_model
 from tests.hostile.tflite import tflite
 from tests.hostile.torch import torch_members, torch_program
+from tests.tflite_writer import Writer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -225,3 +226,26 @@ def test_head_without_a_choice() -> None:
     Path("net.tflite").write_bytes(tflite())
     result = command("compile", "net.tflite", "--head", "softmax")
     assert result.exit_code == 2 and "'softmax' is not 'argmax'" in result.output
+
+
+def test_operators_behind_unsupported_ones_are_listed_too(folder: Path) -> None:
+    """As far as they can be judged without knowing what they read."""
+
+    def change(net: Writer) -> None:
+        for operator in net.operators[:3]:
+            operator.kind = "CUMSUM"
+
+    Path("net.tflite").write_bytes(tflite(change))
+    result = command("compile", "net.tflite")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: net.tflite: 3 nodes cannot be imported:\n"), result.stderr
+    assert [name in result.stderr for name in ("'edges' (1×4×4×3)", "'flat' (1×48)", "'scores' (1×4)")] == [True] * 3
+    assert [path.name for path in folder.iterdir()] == ["net.tflite"]
+
+
+def test_a_quantized_model_is_not_compressed(folder: Path) -> None:
+    Path("net.tflite").write_bytes(tflite())
+    message = r"net\.tflite: comes in integers of its own, and only real layers are split"
+    result = command("compress", "net.tflite", "--error", "0.1", "-o", "out")
+    assert_refused(result, message, "compress the float model that it was made from")
+    assert [path.name for path in folder.iterdir()] == ["net.tflite"]

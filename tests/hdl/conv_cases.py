@@ -57,6 +57,7 @@ class ConvCase:
     multiplier_bits: int = 17
     split: bool = False
     even: bool = False
+    tables: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +136,13 @@ class ConvStage(Generic[Params]):
         products = sums_o * here(self.m_o)
         if self.params.ties == "even":  # of reals with few enough bits to be exact
             return np.rint(products / (1 << self.params.shift)).astype(np.int64)
-        if self.positive_o is None or self.negative_o is None:  # half up: floor(v + 1/2) = floor((2 v + 1) / 2)
+        if not self.params.split:  # half up: floor(v + 1/2) = floor((2 v + 1) / 2)
             return (2 * products + (1 << self.params.shift)) // (1 << (self.params.shift + 1))
-        offsets = np.where(sums_o < 0, here(self.negative_o), here(self.positive_o))
+        positive, negative = (
+            np.array(constant) if table is None else here(table)
+            for table, constant in ((self.positive_o, self.params.positive), (self.negative_o, self.params.negative))
+        )
+        offsets = np.where(sums_o < 0, negative, positive)
         return (products + offsets) // (1 << self.params.shift)
 
     def output_beats(self, frames: list[Ints]) -> list[list[int]]:
@@ -185,6 +190,8 @@ def _constants(case: ConvCase, rng: np.random.Generator, w_rcohwi: Ints) -> tupl
     typical = max(int(reach * (1 << case.multiplier_bits) / 8), 1)
     shift = max(typical.bit_length() - case.out_bits + 1, 1)
     positive_o, negative_o = rng.integers(-1 << shift, 1 << shift, (2, *m_o.shape)) if case.split else (None, None)
+    common = tuple(int(offset) for offset in rng.integers(-1 << shift, 1 << shift, 2))
+    positive_o, negative_o = (None if case.tables <= n else offsets for n, offsets in enumerate((positive_o, negative_o)))
     return (w_rcohwi, b_rco, m_o, positive_o, negative_o), {
         "acc_bits": bound.bit_length() + 1,
         "out_bits": case.out_bits,
@@ -200,7 +207,9 @@ def _constants(case: ConvCase, rng: np.random.Generator, w_rcohwi: Ints) -> tupl
         "memory": case.kind,
         "multiplier_bits": case.multiplier_bits,
         "split": case.split,
-        "offset_bits": shift + 2 if case.split else 0,
+        "offset_bits": shift + 2 if case.split and case.tables else 0,
+        "positive": common[0] if case.tables < 1 else None,
+        "negative": common[1] if case.tables < 2 else None,
         "ties": "even" if case.even else "none",
         "tie_bits": shift if case.even else 0,
     }
@@ -302,6 +311,8 @@ CHOSEN = {
     "split": ConvCase((3, 3, 2), 5, (3, 2), padding=SAME, rows=2, pes=2, signed=True, split=True, multiplier_bits=23),
     "split, serial": ConvCase((2, 3, 3), 2, (3, 3), padding=SAME, signed=True, serial=True, split=True, multiplier_bits=25),
     "split, narrow": ConvCase((3, 3, 5), 6, (1, 1), lanes=5, rows=6, split=True, multiplier_bits=1, zero_point=-5),
+    "split, one table": ConvCase((3, 3, 2), 5, (3, 2), rows=2, pes=2, signed=True, split=True, tables=1),
+    "split, no tables": ConvCase((3, 3, 2), 3, (3, 2), rows=3, pes=1, signed=True, split=True, tables=0),
     "ties": ConvCase((4, 4, 3), 4, (2, 2), rows=2, bits=3, weight_bits=2, out_bits=4, even=True, multiplier_bits=2),
     "ties, serial": ConvCase(
         (3, 3, 3), 2, (3, 2), bits=3, weight_bits=2, out_bits=5, serial=True, even=True, multiplier_bits=3, zero_point=3

@@ -42,6 +42,9 @@ CASES = {
         (5, 4, 4), (3, 3), padding=SAME, lanes=2, weight_bits=0, signed=True, split=True,
         class_rows=(0, 1, 4), class_cols=(0, 1, 3),
     ),
+    "pooling, one offset in common": depthwise(
+        (5, 4, 4), (3, 3), padding=SAME, lanes=2, weight_bits=0, signed=True, split=True, tables=1, class_rows=(0, 1, 4),
+    ),
     "pooling, at once": depthwise((5, 6, 3), (2, 3), lanes=1, weight_bits=0, parallel=(2, 3), split=True, pad_raw=3),
     "pooling, serial": depthwise((4, 5, 2), (4, 5), weight_bits=0, serial=True, split=True, multiplier_bits=12),
     "global pooling": depthwise((4, 3, 8), (4, 3), lanes=8, rows=1, weight_bits=0, split=True),

@@ -251,6 +251,30 @@ def test_the_rounding_of_tflite(serial: bool) -> None:
 
 
 @pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize(("constants", "width"), [((None, None), 7 + 12), ((None, -77), 7 + 6), ((99_999, 3), 7), ((0, 0), 7)])
+def test_offsets_in_tables_and_in_common(constants: tuple[int | None, int | None], width: int, serial: bool) -> None:
+    """Tables hold every 1024th offset; what all channels have in common is in no table."""
+    tables = [[-32 << 10, 31 << 10, 5 << 10], [-1 << 10, 0, 17 << 10]][: constants.count(None)]
+    params = replace(
+        requantizer(12, slots=3, words=3, serial=serial, zero_point=2), multiplier_bits=7, split=True,
+        positive=constants[0], negative=constants[1], offset_shift=10, offset_bits=6 if tables else 0,
+    )  # fmt: skip
+    assert params.factor_table.width_bits == width
+    m = [127, 3, 64]
+    dut = params.create(m, [[0] * 3], *tables)
+    sums = [random.randint(-20_000, 20_000) >> random.randint(0, 14) for _ in range(120)]
+    expected = []
+    for n, acc in enumerate(sums):
+        given = constants[acc < 0]
+        offset = tables[acc < 0][n % 3] if given is None else given
+        expected.append(max(-128, min(127, (acc * m[n % 3] + offset) // 4096 + 2)))
+        assert params.reference(acc, 0, m[n % 3], *(table[n % 3] for table in tables)) == expected[-1]
+    values = [value for acc in sums for value in [(1, acc), *[(0, 0)] * (params.ii - 1)]] + [(0, 0)] * params.latency
+    seen = run_clocked(dut, [dut.i_valid, dut.i], values, [dut.o_valid, dut.o])
+    assert [value for valid, value in seen if valid] == expected
+
+
+@pytest.mark.parametrize("serial", [False, True])
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("zero_point", [0, -128, 9])
 def test_the_rounding_of_onnxruntime(serial: bool, split: bool, zero_point: int) -> None:
@@ -297,8 +321,8 @@ def test_ties_to_even(serial: bool) -> None:
 @pytest.mark.parametrize(
     ("constants", "message"),
     [
-        (([1, 2], [[0, 0]]), r"^positive and negative must be given if split, and only then$"),
-        (([1, 2], [[0, 0]], [0, 0]), r"^positive and negative must be given if split, and only then$"),
+        (([1, 2], [[0, 0]]), r"^positive and negative must be given if in tables, and only then$"),
+        (([1, 2], [[0, 0]], [0, 0]), r"^positive and negative must be given if in tables, and only then$"),
         (([1], [[0, 0]], [0, 0], [0, 0]), r"^multipliers must be 2 integers from 0 to 7, not \[1\]$"),
         (([1, 8], [[0, 0]], [0, 0], [0, 0]), r"^multipliers must be 2 integers from 0 to 7, not \[1, 8\]$"),
         (([1, 7], [[0, 0]], [8, 0], [0, 0]), r"^positive must be 2 integers from -8 to 7, not \[8, 0\]$"),
@@ -311,8 +335,16 @@ def test_what_constants_are_refused(constants: tuple[Any, ...], message: str) ->
         params.create(*constants)
 
 
+def test_offsets_between_those_of_a_table_are_refused() -> None:
+    params = replace(requantizer(5, slots=2, words=2), multiplier_bits=3, split=True, offset_bits=4, offset_shift=2, negative=1)
+    with pytest.raises(ValueError, match=r"^positive must be 2 integers every 4 from -32 to 28, not \[28, 2\]$"):
+        params.create([1, 2], [[0, 0]], [28, 2])
+    with pytest.raises(ValueError, match=r"^positive and negative must be given if in tables, and only then$"):
+        params.create([1, 2], [[0, 0]], [28, 4], [1, 1])
+
+
 def test_offsets_only_where_split() -> None:
-    with pytest.raises(ValueError, match=r"^positive and negative must be given if split, and only then$"):
+    with pytest.raises(ValueError, match=r"^positive and negative must be given if in tables, and only then$"):
         requantizer(5, slots=1, words=1).create([1], [[0]], [0], [0])
 
 
@@ -325,14 +357,18 @@ def test_offsets_only_where_split() -> None:
         ({"shift": -1, "split": True, "offset_bits": 1}, r"^shift must be at least 0, not -1$"),
         ({"multiplier_bits": 0}, r"^multiplier_bits must be 1 to 40, not 0$"),
         ({"multiplier_bits": 41}, r"^multiplier_bits must be 1 to 40, not 41$"),
-        ({"split": True}, r"^offset_bits must be positive if split and 0 if not, not 0$"),
+        ({"split": True}, r"^offset_bits must be positive if offsets are in tables and 0 if not, not 0$"),
+        ({"split": True, "positive": 1, "negative": 1, "offset_bits": 3},
+         r"^offset_bits must be positive if offsets are in tables and 0 if not, not 3$"),
+        ({"negative": 1}, r"^positive and negative must be None unless split, not \(None, 1\)$"),
+        ({"split": True, "positive": 1, "offset_bits": 3}, r"^positive must be None if negative is, not 1$"),
         ({"tie_bits": 2}, r"^tie_bits must be 0 without ties, not 2$"),
         ({"ties": "even", "tie_bits": 6}, r"^bits must be 1 to 5, not 6$"),
         ({"ties": "away", "tie_bits": 1}, r"^kind must be one of \('even', 'float32'\), not 'away'$"),
-        ({"offset_bits": 4}, r"^offset_bits must be positive if split and 0 if not, not 4$"),
+        ({"offset_bits": 4}, r"^offset_bits must be positive if offsets are in tables and 0 if not, not 4$"),
         ({"low": 4, "high": 3}, r"^low must not exceed high, not \(4, 3\)$"),
     ],
-)
+)  # fmt: skip
 def test_what_is_refused(change: dict[str, Any], message: str) -> None:
     params = requantizer(5)
     with pytest.raises(ValueError, match=message):

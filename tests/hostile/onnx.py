@@ -178,6 +178,8 @@ ONNX_CHANGES: Mapping[str, ModelChange] = {
     "an input of nine axes": _shape(*[1] * 9),
     "a batch of 7": _shape(7, 2, 6, 6),
     "no input": lambda model, folder: model.graph.ClearField("input"),
+    "an input of type 0": lambda model, folder: setattr(model.graph.input[0].type.tensor_type, "elem_type", 0),
+    "an input of type 99": lambda model, folder: setattr(model.graph.input[0].type.tensor_type, "elem_type", 99),
     "an input twice": lambda model, folder: model.graph.input.extend(list(model.graph.input)),
     "an input of no type": lambda model, folder: model.graph.input[0].ClearField("type"),
     "no output": lambda model, folder: model.graph.ClearField("output"),
@@ -320,6 +322,17 @@ def _part(name: str, value: Any) -> ModelChange:
     return change
 
 
+def _element(kind: int) -> ModelChange:
+    return lambda model, folder: setattr(model.graph.input[0].type.tensor_type, "elem_type", kind)
+
+
+def _not_text(model: ModelProto, old: bytes) -> bytes:
+    """The file with a name that is not UTF-8."""
+    start = b"\x12" + bytes([len(old)])
+    data: bytes = model.SerializeToString()
+    return data.replace(start + old, start + b"\xff" * len(old))
+
+
 QUANTIZED_CHANGES: Mapping[str, ModelChange] = {
     "scale 0": _part("ys", np.float32(0)),
     "scale negative": _part("ys", np.float32(-0.06)),
@@ -329,6 +342,12 @@ QUANTIZED_CHANGES: Mapping[str, ModelChange] = {
     "scale of many": _part("ys", np.ones(7, np.float32)),
     "scale an integer": _part("ys", np.int8(1)),
     "weight scale 0": _part("ws", np.array([0.01, 0, 0.01], np.float32)),
+    "weight scale infinite": _part("ws", np.array([np.inf, 0.01, np.inf], np.float32)),
+    "weight scale NaN": _part("ws", np.array([0.01, np.nan, 0.01], np.float32)),
+    "scales of almost nothing": lambda model, folder: [_part(name, np.float32(1e-44))(model, folder) for name in ("xs", "ys")],
+    "an input of no type": _element(0),
+    "an input of type 99": _element(99),
+    "an input of texts": _element(TensorProto.STRING),
     "weight scale huge": _part("ws", np.full(3, 3e38, np.float32)),
     "two weight scales": _part("ws", np.array([0.01, 0.02], np.float32)),
     "zero point of another type": _part("yz", np.uint8(5)),
@@ -352,4 +371,5 @@ QUANTIZED_CHANGES: Mapping[str, ModelChange] = {
 def quantized_makers() -> Makers:
     data: bytes = quantized_model().SerializeToString()
     makers = {name: maker for name, maker in damaged(data).items() if name.startswith(("bits", "cut"))}
+    makers["a graph called by no text"] = lambda folder: _not_text(quantized_model(), b"net")
     return makers | {name: partial(_onnx_changed, quantized_model, change) for name, change in QUANTIZED_CHANGES.items()}
