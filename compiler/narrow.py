@@ -31,7 +31,7 @@ from .rounding import (
     requantizer_of,
 )
 
-__all__ = ["AddForm", "AverageForm", "Form", "add_form", "average_form", "conv_form", "multiply_form", "narrow"]
+__all__ = ["AddForm", "AverageForm", "Form", "Rounding", "add_form", "average_form", "conv_form", "multiply_form", "narrow"]
 
 MOST_MULTIPLIER_BITS = 40
 _REACH_BITS = 62

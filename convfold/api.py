@@ -204,8 +204,9 @@ def compile(
     labelled = None if test is None else load_samples(Path(test), network, labels=True)
     if is_quantized(network):
         folded = integers = network
-        if calibration is not None or approximate is not None:
-            message = "comes in integers of its own, so there is nothing to calibrate or to approximate"
+        chosen = fold_options not in (None, Options()) or quantize_options not in (None, QuantizeOptions())
+        if chosen or calibration is not None or approximate is not None:
+            message = "comes in integers of its own, so there is nothing to fold, to calibrate or to quantize"
             raise CompileError(path.name, message, "leave these options out")
     else:
         progress("fold")

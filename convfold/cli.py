@@ -255,7 +255,7 @@ def _command() -> str:
 def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("layer", "op", "output"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in ("multiplies", "multipliers", "cycles", "share"):
         table.add_column(name, justify="right")
     for layer in manifest["layers"]:
@@ -273,7 +273,9 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
     before = sum(layer["macs"] for layer in manifest["network"])
     after = sum(layer["macs"] for layer in manifest["layers"])
     need = manifest["estimate"]
-    out.print(f"\nfolding    {before:,} multiplies a frame became {after:,}")
+    out.print()
+    if manifest["decisions"]:  # a model that came in integers is not folded
+        out.print(f"folding    {before:,} multiplies a frame became {after:,}")
     if manifest["accuracy"]:
         found = manifest["accuracy"]
         shares = f"integer {found['integer']:.2%} on {found['samples']} test images"

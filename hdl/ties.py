@@ -53,7 +53,7 @@ class TiesParams:
 
     @property
     def out_bits(self) -> int:
-        return max(self.in_bits - self.shift, self.zero_point.bit_length(), 1) + 2
+        return max(self.in_bits - self.shift, self.zero_point.bit_length() + 1) + 2
 
     @property
     def latency(self) -> int:

@@ -185,7 +185,7 @@ def test_a_quantized_model_has_nothing_to_explain(folder: Path) -> None:
 def test_a_quantized_model_has_nothing_to_calibrate(folder: Path) -> None:
     Path("net.tflite").write_bytes(tflite())
     samples()
-    message = r"net\.tflite: comes in integers of its own, so there is nothing to calibrate or to approximate"
+    message = r"net\.tflite: comes in integers of its own, so there is nothing to fold, to calibrate or to quantize"
     for options in (("--calibration", "real.npz"), ("--approximate", "--error", "0.1")):
         assert_refused(command("compile", "net.tflite", *options), message, "leave these options out")
 

@@ -22,6 +22,7 @@ CASES = {
     "floating point": FLOAT,
     "floating point, shorter": replace(FLOAT, bits=5, zero_point=-2, high=13),
     "floating point, unsigned": replace(FLOAT, low=0, high=31, zero_point=16),
+    "floating point, a zero point above all": replace(FLOAT, bits=6, low=0, high=31, zero_point=31),
     "floating point, longer than the totals": TiesParams(7, 8, "float32", 6, -16, 15, 1),
     "floating point, one bit apart": TiesParams(12, 6, "float32", 3, -2, 2),
 }

@@ -135,7 +135,7 @@ def rewire(build: Path, wire: str, port: str, value: str) -> None:
     change(build / "accelerator.v", rf"^  assign o_{wire} = {port};$", f"  assign {port} = {value};")
 
 
-DIFFERS = re.compile(r"(\d+) of (\d+) beats differ; the first is beat (\d+) of frame (\d+): \(tdata, tlast\) = \(0x[0-9a-f]+, ")
+DIFFERS = re.compile(r"(\d+) of (\d+) beats differ; the first is beat (\d+) of frame (\d+) of m_axis: \(tdata, tlast\) = \(0x[0-9a-f]+, ")
 
 
 def test_a_sound_build_passes(build: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_beat_that_does_not_wait_is_found(build: Path) -> None:
     rewire(build, "tvalid", "m_axis_tvalid", "o_tvalid & m_axis_tready")
     status, output = simulate(build)
     assert status == 1
-    assert re.search(r": output beat \d+ was withdrawn while it waited|outputs, then nothing for", output), output
+    assert re.search(r": beat \d+ of m_axis was withdrawn while it waited|outputs, then nothing for", output), output
 
 
 @pytest.mark.parametrize("name", ["latency", "interval"])
@@ -220,7 +220,7 @@ def test_wrong_expectations_are_found(build: Path) -> None:
     (build / "vectors.npz").write_bytes(npz_bytes(vectors))
     status, output = simulate(build)
     assert status == 1
-    assert re.search(r"1 of \d+ beats differ; the first is beat \d of frame 1: ", output), output
+    assert re.search(r"1 of \d+ beats differ; the first is beat \d of frame 1 of m_axis: ", output), output
 
 
 def test_verilog_that_does_not_build_is_no_traceback(build: Path) -> None:
