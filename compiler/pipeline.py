@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, count, pairwise
 
 from convfold.hdl.axi_stream import AxiStreamParams
 from convfold.hdl.buffer import BufferParams
@@ -61,10 +61,10 @@ class _Wiring:
         self.names = {SOURCE, *stages}
 
     def fresh(self, name: str) -> str:
-        while name in self.names:
-            name += "_"
-        self.names.add(name)
-        return name
+        numbered = (f"{name}{n}" for n in count(2))
+        free = next(other for other in chain([name], numbered) if other not in self.names)
+        self.names.add(free)
+        return free
 
     def publish(self, tensor: str, stream: _Stream) -> None:
         """Make a tensor's stream, one branch a reader."""

@@ -101,7 +101,7 @@ class DepthwiseParams(MacStageParams):
             x_signed=self.window.signed,
             w_bits=self.weight_bits,
             acc_bits=self.acc_bits,
-            depth_words=self.depth_words,
+            depth_words=self.depth_words if self.weight_bits else 1,
             multiplier=self.multiplier,
             memory=self.memory,
         )

@@ -258,15 +258,9 @@ class MacStage(wiring.Component):
         step = window.o_step
         m.d.comb += self.o_issue.eq(step.valid)
 
-        # The weight address runs ahead of the samples by the latency of the ROM.
-        ahead = p.window.latency - p.mac_row.address_lead - 1
-        valid = delay(m, step.valid, ahead, "ahead_valid")
-        opens_pixel = delay(m, step.pixel, ahead, "ahead_pixel", reset_less=True)
-        m.submodules.walk = walk = replace(p.walk, scale=p.passes * p.window.steps).create()
         address = Signal(range(p.mac_row.depth_words))
-        m.d.comb += walk.i_next.eq(valid & opens_pixel)
-        with m.If(valid):
-            m.d.sync += address.eq(Mux(opens_pixel, walk.o, address + 1))
+        if p.weight_bits:  # a pooling has no weights to address
+            self._walk(m, step, address)
 
         taps_valid = delay(m, step.valid, p.window.latency, "taps_valid")
         first = delay(m, step.first, p.window.latency, "taps_first", reset_less=True)
@@ -300,3 +294,14 @@ class MacStage(wiring.Component):
             window.i_grant.eq(credits_.o_grant),
         ]
         return m
+
+    def _walk(self, m: Module, step: Value, address: Signal) -> None:
+        """The weight address runs ahead of the samples by the latency of the ROM."""
+        p = self.params
+        ahead = p.window.latency - p.mac_row.address_lead - 1
+        valid = delay(m, step.valid, ahead, "ahead_valid")
+        opens_pixel = delay(m, step.pixel, ahead, "ahead_pixel", reset_less=True)
+        m.submodules.walk = walk = replace(p.walk, scale=p.passes * p.window.steps).create()
+        m.d.comb += walk.i_next.eq(valid & opens_pixel)
+        with m.If(valid):
+            m.d.sync += address.eq(Mux(opens_pixel, walk.o, address + 1))

@@ -141,7 +141,7 @@ def test_the_verilog_has_the_names_of_the_network(
     layers = [stage.node.name for stage in compiled[target].plan.stages]
     found = instances(builds[target])
     assert [name for name in found if name in layers] == sorted(layers)
-    assert set(found) - set(layers) <= {"edge_in", "edge_out", *(f"{name}_lanes" for name in layers)}
+    assert set(found) - set(layers) <= {"edge_in", "edge_out", *(f"{name}_lanes{n}" for name in layers for n in ("", 2))}
     text = (builds[target] / "accelerator.v").read_text(encoding="utf-8")
     modules = re.findall(r"^module (\S+)\(", text, re.MULTILINE)
     assert {f"digits_{name}" for name in layers} <= set(modules)
@@ -278,9 +278,9 @@ def test_names_made_up_give_way_to_names_of_layers(tmp_path: Path) -> None:
     """An adapter is called after its layer, unless a layer has that name."""
     network = Network((4, 4, 1)).conv("one", 4, (2, 2)).conv("two", 3, (2, 2)).conv("two_lanes", 2, (1, 1))
     compiled = compile_network(network, tmp_path, fps=2e6, fold=Options("off"))
-    assert [part.name for part in compiled.plan.pipeline.components] == ["one", "two_lanes_", "two", "two_lanes"]
+    assert [part.name for part in compiled.plan.pipeline.components] == ["one", "two_lanes2", "two", "two_lanes"]
     found = instances(compiled.write(tmp_path / "build"))
-    assert {"one", "two", "two_lanes", "two_lanes_", "edge_in", "edge_out"} <= set(found)
+    assert {"one", "two", "two_lanes", "two_lanes2", "edge_in", "edge_out"} <= set(found)
 
 
 @pytest.mark.parametrize("name", ['x"""\nimport os  #.json', "a\\.json", "'''.json", "ü×.json", f"{'n' * 200}.json"])
