@@ -25,8 +25,8 @@ from convfold.hdl.fork import ForkParams
 from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.max_pool import MaxPoolParams
 
-from .engines import Stage
-from .graph import Certificate, Decision, Graph, MaxPool, QAveragePool, QConv2D, QTable, Shape, Softmax, node_macs
+from .engines import WIRES, Stage
+from .graph import Certificate, Decision, Graph, MaxPool, Node, QAveragePool, QConv2D, QTable, Shape, Softmax, node_macs
 from .numbers import Format, IntArray
 from .plan import Plan
 from .schedule import SOURCE, Component
@@ -408,7 +408,7 @@ def manifest(emission: Emission) -> dict[str, Any]:
         "network": [
             {
                 "name": node.name,
-                "op": node.op,
+                "op": _operator(node),
                 "source": node.source,
                 "out_shape": list(emission.network.shapes[node.name]),
                 "macs": node_macs(emission.network, node),
@@ -459,13 +459,26 @@ def _format(form: Format) -> dict[str, Any]:
     return dataclasses.asdict(form)
 
 
+def _maker(graph: Graph, tensor: str) -> str:
+    """The layer that makes a tensor, or the input: what only counts samples anew has no engine."""
+    node = graph.node(tensor)
+    while isinstance(node, WIRES):
+        node = graph.node(node.inputs[0])
+    return node.name
+
+
+def _operator(node: Node) -> str:
+    """The operator in the user's words."""
+    return node.kind if isinstance(node, QConv2D) else node.function if isinstance(node, QTable) else node.op.removeprefix("q")
+
+
 def _layer(plan: Plan, stage: Stage) -> dict[str, Any]:
     graph, node, window, core = plan.graph, stage.node, stage.window, stage.core
     layer = {
         "name": node.name,
         "source": node.source,
-        "op": node.kind if isinstance(node, QConv2D) else node.op.removeprefix("q"),
-        "inputs": list(node.inputs),
+        "op": _operator(node),
+        "inputs": [_maker(graph, name) for name in node.inputs],
         "in_shape": list(graph.shapes[node.inputs[0]]),
         "out_shape": list(graph.shapes[node.name]),
         "macs": node_macs(graph, node),

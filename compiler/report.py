@@ -238,6 +238,7 @@ class Report:
     refused: tuple[DecisionText, ...]
     accuracy: Table | None
     edges: Table
+    queues: Table | None
     resources: tuple[Gauge, ...]
     resources_note: str
     simulation: Simulation | None
@@ -365,6 +366,7 @@ def read_report(manifest: Mapping[str, Any]) -> Report:
         refused=refused,
         accuracy=_accuracy(build.record("accuracy")) if build.has("accuracy") else None,
         edges=_edges(build),
+        queues=_queues(build) if build.records("queues") else None,
         resources=resources,
         resources_note=_resources_note(build, synthesis),
         simulation=_simulation(build, simulation) if simulation else None,
@@ -478,14 +480,22 @@ def _cards(build: Record, layers: Sequence[Record]) -> Iterator[Card]:
     lines = (_shape(source.integers("shape")), _kind(source))
     name = _short(source.text("name"), 10 if one_row else 16)
     yield Card("edge", f"Input {source.text('name')}: {', '.join(lines)}", start + edge, start, edge - 2, "", name, lines)
-    for layer in layers:
+    before = [source.text("name"), *(layer.text("name") for layer in layers)]
+    numbers = {name: n for n, name in enumerate(before)}  # boxes have numbers where an arrow alone would not tell
+    branched = any(layer.texts("inputs") != [previous] for previous, layer in zip(before, layers, strict=False))
+    for previous, layer in zip(before, layers, strict=False):
         hot = _is_bottleneck(layer, layers)
+        inputs, joined = layer.texts("inputs"), ""
+        if inputs != [previous]:
+            joined = "from " + " + ".join(str(numbers.get(name) or "input") for name in inputs)
+        number = f"{numbers[layer.text('name')]} " if branched else ""
         share, cycles = layer.number("share"), _count(layer.count("cycles"))
         kernel = f" {_shape(layer.integers('kernel'))}" if layer.has("kernel") else ""
         count = layer.count("multipliers")
         multipliers = _plural(count, "multiplier") if count else "no multipliers"
         label = (
-            f"{layer.text('name')}: {_op(layer)}{kernel} on {_shape(layer.integers('in_shape'))}, {multipliers}, "
+            f"{layer.text('name')}: {_op(layer)}{kernel} on {_shape(layer.integers('in_shape'))}"
+            f"{f' from {_listed(inputs)}' if joined else ''}, {multipliers}, "
             f"{cycles} cycles, {_percent(share)} of the interval{', the bottleneck' if hot else ''}"
         )
         yield Card(
@@ -495,8 +505,8 @@ def _cards(build: Record, layers: Sequence[Record]) -> Iterator[Card]:
             x=_ARROW,
             box=_CARD - 2,
             shape=_shape(layer.integers("in_shape")),
-            name=_short(layer.text("name"), 16),
-            lines=(f"{_op(layer)}{kernel}", multipliers),
+            name=number + _short(layer.text("name"), 15 - len(number)),
+            lines=(f"{_op(layer)}{kernel}", joined or multipliers),
             share=f"{cycles} cycles, {_percent(share)}",
             bar=round(min(share, 1.0) * (_CARD - 24), 1),
             bottleneck=hot,
@@ -755,6 +765,15 @@ def _edges(build: Record) -> Table:
         )
     columns = ("Port", "Tensor", "H×W×C", "Format", "Values a beat", "Beats a frame")
     return Table("AXI4-Stream ports: raster order, channels fastest", columns, tuple(rows))
+
+
+def _queues(build: Record) -> Table:
+    rows = []
+    for queue in build.records("queues"):
+        depth, width = queue.positive("depth"), queue.positive("lanes") * queue.positive("bits")
+        rows.append((queue.text("name"), _count(depth), str(width), _count(depth * width)))
+    columns = ("Queue", "Beats", "Bits a beat", "Bits")
+    return Table("Queues where branches meet: as deep as the timetable shows that they get", columns, tuple(rows))
 
 
 # ------------------------------------------------------------------------------------------------------------ resources

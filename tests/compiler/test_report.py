@@ -38,11 +38,12 @@ def node(name: str, op: str, source: str, macs: int = 0) -> Manifest:
     return {"name": name, "op": op, "source": source, "out_shape": [8, 8, 4], "macs": macs}
 
 
-def pool_layer(name: str, source: str, cycles: int) -> Manifest:
+def pool_layer(name: str, source: str, cycles: int, before: str) -> Manifest:
     return {
         "name": name,
         "source": source,
         "op": "max_pool",
+        "inputs": [before],
         "in_shape": [8, 8, 4],
         "out_shape": [4, 4, 4],
         "macs": 0,
@@ -59,8 +60,8 @@ def pool_layer(name: str, source: str, cycles: int) -> Manifest:
     }
 
 
-def conv_layer(name: str, source: str, cycles: int) -> Manifest:
-    return pool_layer(name, source, cycles) | {
+def conv_layer(name: str, source: str, cycles: int, before: str) -> Manifest:
+    return pool_layer(name, source, cycles, before) | {
         "op": "conv2d",
         "macs": 9216,
         "multipliers": 24,
@@ -104,7 +105,11 @@ def minimal() -> Manifest:
             node("relu", "clip", "layer 3"),
             node("pool", "max_pool", "layer 4"),
         ],
-        "layers": [conv_layer("norm", "layer 1 + layer 2", 1600), pool_layer("pool", "layer 4", 800)],
+        "layers": [
+            conv_layer("norm", "layer 1 + layer 2", 1600, "image"),
+            pool_layer("pool", "layer 4", 800, "norm"),
+        ],
+        "queues": [{"name": "norm_queue0", "depth": 12, "lanes": 2, "bits": 8}],
         "decisions": [
             decision("batch_norm", ["edges", "norm"], error=1e-16),
             decision("cascade", ["norm", "pool"], taken=False),
@@ -510,7 +515,8 @@ def test_parallelism_of_a_layer() -> None:
 
 @pytest.mark.parametrize("count", [1, 4, 5, 30])
 def test_pipeline_holds_every_layer(count: int) -> None:
-    layers = [conv_layer(f"stage_with_a_long_name_{n}", f"layer {n}", 100 + n) for n in range(count)]
+    names = ["image", *(f"stage_with_a_long_name_{n}" for n in range(count))]
+    layers = [conv_layer(name, f"layer {n}", 100 + n, names[n]) for n, name in enumerate(names[1:])]
     report = read_report(minimal() | {"layers": layers})
     assert len(report.cards) == count + 2
     assert report.cards[-2].name == f"stage_wi…_name_{count - 1}"[:9] + f"stage_with_a_long_name_{count - 1}"[-7:]
@@ -629,3 +635,13 @@ def test_manifest_of_digits(digits: Mapping[str, Any]) -> None:
     ]
     assert len(report.refused) == 2
     assert Page(report_html(digits)).open == []
+
+
+def test_branches_are_told_by_number() -> None:
+    """Where an arrow alone would mislead, boxes have numbers and say where their inputs come from."""
+    manifest = minimal()
+    manifest["layers"][1]["inputs"] = ["norm", "image"]
+    page = report_html(manifest)
+    for text in ("1 norm", "2 pool", "from 1 + input", "Queues where branches meet", "norm_queue0"):
+        assert text in page
+    assert "from 1" not in report_html(minimal())
