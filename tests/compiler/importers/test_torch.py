@@ -36,6 +36,7 @@ from tests.mnist import read_images
 
 torch = pytest.importorskip("torch", reason="needs torch")
 nn, F = torch.nn, torch.nn.functional
+Module: Any = nn.Module
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what torch says of itself
 
@@ -89,7 +90,7 @@ def settled(module: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------- real models
 
 
-class LeNet(nn.Module):  # type: ignore[name-defined]
+class LeNet(Module):
     def __init__(self) -> None:
         super().__init__()
         self.convnet = nn.Sequential()
@@ -107,7 +108,7 @@ class LeNet(nn.Module):  # type: ignore[name-defined]
         return self.fc(self.convnet(x).view(x.size(0), -1))
 
 
-class Block(nn.Module):  # type: ignore[name-defined]
+class Block(Module):
     """Two convolutions, and a shortcut without weights: every other pixel, and zeros for the new channels."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -124,7 +125,7 @@ class Block(nn.Module):  # type: ignore[name-defined]
         return F.relu(y)
 
 
-class ResNet20(nn.Module):  # type: ignore[name-defined]
+class ResNet20(Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
@@ -183,7 +184,7 @@ def test_resnet20(models_dir: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ operators
 
 
-class Function(nn.Module):  # type: ignore[name-defined]
+class Function(Module):
     """A module from a function, with parts that have weights."""
 
     def __init__(self, function: Callable[..., Any], *parts: Any) -> None:
