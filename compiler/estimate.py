@@ -99,13 +99,13 @@ def stage_resources(params: StageParams, target: Target) -> Resources:
         case AddParams():
             lane = _memory(params.table_bits, 1 << params.a_bits, target)
             lane += _memory(params.table_bits, 1 << params.b_bits, target)
-            lane += _constant_multiplier(params.m, params.table_bits + 1, params.shift, params.out_bits)
+            lane += _constant_multiplier(params.m, params.table_bits + 1, params.out_bits)
             return lane * params.lanes + _queue(params.out_bits * params.lanes, params.queue.depth_words, target)
         case ProductParams():
             width = params.a_bits + params.b_bits + 2
             hard = params.multiplier == "ecp5"
             lane = Resources(dsps=1) if hard else Resources(luts=width * params.b_bits, ffs=2 * width)
-            lane += _constant_multiplier(params.m, width, params.shift, params.out_bits)
+            lane += _constant_multiplier(params.m, width, params.out_bits)
             return lane * params.lanes + _queue(params.out_bits * params.lanes, params.queue.depth_words, target)
         case ReorderParams():
             width = params.bits * params.lanes
@@ -115,7 +115,7 @@ def stage_resources(params: StageParams, target: Target) -> Resources:
     return Resources(luts=width + 60, ffs=2 * width + 40)
 
 
-def _constant_multiplier(factor: int, width: int, shift: int, out_bits: int) -> Resources:
+def _constant_multiplier(factor: int, width: int, out_bits: int) -> Resources:
     """Shift and add by a constant, then rounding and clamping: an adder for each digit that is not zero."""
     digits = bin(factor ^ (3 * factor)).count("1")
     bits = width + factor.bit_length()

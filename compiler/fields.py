@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any, Generic, NoReturn, TypeVar, get_args
 
 from .errors import CompileError, quote
-from .graph import BorderClasses, DepthOrder, FoldRule, Padding, Pair, Shape
+from .graph import BorderClasses, DepthOrder, FoldRule, Padding, Pair, Shape, same_padding
 from .numbers import MAX_BITS, MIN_BITS
 from .verify import MAX_ELEMENTS, MAX_NAME, MAX_STEP, name_fault
 
@@ -134,18 +134,12 @@ def no_padding(shape: Shape, kernel: Pair, stride: Pair) -> Padding:
     return (0, 0), (0, 0)
 
 
-def same_padding(shape: Shape, kernel: Pair, stride: Pair) -> Padding:
-    """As in TensorFlow: ``⌈in / stride⌉`` outputs; an odd sample of padding goes to the bottom or right."""
-
-    def pads(axis: int) -> Pair:
-        outputs = -(-shape[axis] // stride[axis])
-        total = max((outputs - 1) * stride[axis] + kernel[axis] - shape[axis], 0)
-        return total // 2, total - total // 2
-
-    return pads(0), pads(1)
+def _same(shape: Shape, kernel: Pair, stride: Pair) -> Padding:
+    rows, cols = map(same_padding, shape[:2], kernel, stride)
+    return rows, cols
 
 
-PADDINGS: Mapping[str, Padder] = {"valid": no_padding, "same": same_padding}
+PADDINGS: Mapping[str, Padder] = {"valid": no_padding, "same": _same}
 
 
 def _classes(value: object) -> BorderClasses | None:

@@ -7,22 +7,22 @@ from pathlib import Path
 from .errors import CompileError, quote
 
 
-def read_bytes(path: Path, source: str, most: int) -> bytes:
-    """A whole file, if it is a plain one and not too large.
+def read_bytes(path: Path, source: str, most: int, subject: str | None = None) -> bytes:
+    """A whole file, if it is a plain one and not larger than ``most`` bytes; ``subject`` begins an error, instead of its name.
 
     *Raises* ``CompileError`` from ``source`` for anything else.
     """
-    file = quote(path.name)
+    begin = f"{quote(path.name)} " if subject is None else subject
     try:
         if not path.is_file():
-            raise CompileError(source, f"{file} is not a file", "check the name and the folder")
+            raise CompileError(source, f"{begin}is not a file", "check the name and the folder")
         size = path.stat().st_size
         if size > most:
-            raise CompileError(source, f"{file} must not exceed {most} bytes", "make the file smaller")
+            raise CompileError(source, f"{begin}must not exceed {most} bytes, but has {size}", "make the file smaller")
         with path.open("rb") as stream:
             return stream.read(size)
-    except OSError as error:
-        raise CompileError(source, f"{file} cannot be read: {one_line(error)}", "check the file") from error
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        raise CompileError(source, f"{begin}cannot be read: {one_line(error)}", "check the file") from error
 
 
 def printable(name: str) -> str:

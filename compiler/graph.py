@@ -111,7 +111,7 @@ class Conv2D(Linear):
 
     @property
     def plain(self) -> bool:
-        """Whether an engine takes it as it is: every output reads every channel of neighbouring samples."""
+        """Whether every output reads every channel of neighbouring samples: neither grouped nor dilated."""
         return self.groups == 1 and self.dilation == (1, 1)
 
 
@@ -625,6 +625,13 @@ def window_size(size: int, kernel: int, stride: int, padding: Pair) -> int:
 def window_extent(kernel: int, dilation: int) -> int:
     """How many samples a kernel spans whose taps lie ``dilation`` apart."""
     return (kernel - 1) * dilation + 1
+
+
+def same_padding(size: int, extent: int, stride: int, upper: bool = True) -> Pair:
+    """The padding that makes ``⌈size / stride⌉`` windows; an odd sample goes behind, as in TensorFlow, or in front."""
+    total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+    small, great = total // 2, total - total // 2
+    return (small, great) if upper else (great, small)
 
 
 def _windows(node: Node, shape: Shape, kernel: Pair, stride: Pair, padding: Padding) -> Pair:

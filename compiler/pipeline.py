@@ -1,17 +1,20 @@
 """The pipeline: stages wired into a graph of streams, with forks, lane adapters and queues of computed depth.
 
 Every reader of a tensor gets a branch of its own; a fork feeds them. Where branches meet again, the early ones wait in a
-queue. How deep it must be follows from the timetable: as deep as the most beats that ever wait in it while the latest branch
-goes without one. A queue of that depth changes nothing, so the pipeline runs as with endless ones, and cannot stop: see
+queue. How deep it must be follows from the timetable of all branches running freely: as deep as the most beats that have come
+before the latest branch has theirs. So a run without any wait for room exists, and the pipeline cannot stop: see
 `convfold.compiler.schedule` for why what runs once runs under every stall pattern.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
 
 from convfold.hdl.axi_stream import AxiStreamParams
 from convfold.hdl.buffer import BufferParams
@@ -29,6 +32,7 @@ ENDLESS = 1 << 30
 """The depth of a queue that never fills, to see how deep it must be."""
 
 _SIZING_FRAMES = 3
+_SLACK = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,6 @@ class _Wiring:
         common = math.gcd(stream.lanes, lanes)
         widths = [stream.lanes] + [common] * (common not in (stream.lanes, lanes)) + [lanes]
         for before, after in pairwise(widths):
-            if beats(stream.channels, before) == beats(stream.channels, after) == 1 and before > after:
-                continue  # the wider beat has only fillers more
             if before != after:
                 name = self.fresh(f"{reader}_lanes")
                 adapter = LaneAdapterParams(stream.channels, form.bits, form.signed, before, after)
@@ -120,7 +122,7 @@ class _Wiring:
 
 
 def _entry_lanes(graph: Graph, stages: Mapping[str, Stage], tensor: str) -> int:
-    """The widest beats that a reader of the network's input takes."""
+    """The widest beats that a reader of the network's input takes, and no wider than its channels."""
     channels = graph.shapes[tensor][2]
     lanes = 1
     for node in graph.consumers(tensor):
@@ -130,7 +132,7 @@ def _entry_lanes(graph: Graph, stages: Mapping[str, Stage], tensor: str) -> int:
             lanes = max(lanes, wanted if whole else 1)
         else:
             lanes = max(lanes, stages[node.name].in_lanes)
-    return lanes
+    return min(lanes, channels)
 
 
 def assemble(graph: Graph, stages: Mapping[str, Stage], memory: str, queued: Mapping[str, int]) -> Pipeline:
@@ -167,32 +169,35 @@ def _edge(graph: Graph, tensor: str, lanes: int) -> AxiStreamParams:
 def with_queues(graph: Graph, stages: Mapping[str, Stage], memory: str) -> Pipeline:
     """The pipeline with queues of computed depth in front of its joins.
 
-    First every input of a join has an endless queue: in the latest the fewest beats wait. A second run without that one shows
-    how full the others become while it holds them back. A concatenation reads its inputs in turn, so its latest keeps a queue
-    of the beats of a pixel that come before its own.
+    With endless queues every branch runs freely, and the timetable tells when its beats arrive. A join could take pixel ``n``
+    once the latest branch has it: what has arrived by then on another branch, less what was taken before, must have had room.
+    With so much room the free run is one that the hardware can do, so no order of stalls can stop it, and the slowest stage
+    alone sets the pace. `_SLACK` covers the registers of queue and join.
     """
     joins = [node for node in graph.nodes if len(node.inputs) > 1]
     if not joins:
         return assemble(graph, stages, memory, {})
     inputs = {node.name: [f"{node.name}_queue{n}" for n in range(len(node.inputs))] for node in joins}
-    depths = {name: ENDLESS for names in inputs.values() for name in names}
-    waiting = _occupancy(assemble(graph, stages, memory, depths), 1)
+    endless = {name: ENDLESS for names in inputs.values() for name in names}
+    free = assemble(graph, stages, memory, endless)
+    arrivals = timetable(free.edge_in, free.components, free.outputs, _SIZING_FRAMES).arrivals
+    room: dict[str, int] = {}
     for node in joins:
-        latest = min(inputs[node.name], key=lambda name: waiting[name])
-        del depths[latest]
-        if isinstance(node, Concat):
-            lanes = stages[node.name].in_lanes
-            depths[latest] = 2 + sum(beats(graph.shapes[name][2], lanes) for name in node.inputs)
-    waiting = _occupancy(assemble(graph, stages, memory, depths), _SIZING_FRAMES)
-    depths = {name: max(waiting[name], 2) if depth == ENDLESS else depth for name, depth in depths.items()}
-    return assemble(graph, stages, memory, depths)
+        lanes = stages[node.name].in_lanes
+        # A concatenation takes the beats of a pixel in turn, the others take one of each input at a time.
+        whole = [beats(graph.shapes[name][2], lanes) if isinstance(node, Concat) else 1 for name in node.inputs]
+        times = [np.asarray(arrivals[name]) for name in inputs[node.name]]
+        room |= zip(inputs[node.name], _room(times, whole), strict=True)
+    return assemble(graph, stages, memory, {name: depth + _SLACK for name, depth in room.items() if depth > 1})
 
 
-def _occupancy(pipeline: Pipeline, frames: int) -> Mapping[str, int]:
-    """The most beats that wait in each queue."""
-    return timetable(pipeline.edge_in, pipeline.components, pipeline.outputs, frames).occupancy
+def _room(arrivals: Sequence[NDArray[np.int64]], whole: Sequence[int]) -> list[int]:
+    """The most beats that wait on each input of a join which takes ``whole`` beats of each as soon as all are there."""
+    taken = np.max([times[size - 1 :: size] for times, size in zip(arrivals, whole, strict=True)], axis=0)
+    before = np.arange(len(taken))
+    return [
+        int(np.max(np.searchsorted(times, taken, side="right") - size * before))
+        for times, size in zip(arrivals, whole, strict=True)
+    ]
 
 
-def queues_of(pipeline: Pipeline) -> Iterator[tuple[str, BufferParams]]:
-    """The queues of a pipeline by name."""
-    return ((part.name, part.params) for part in pipeline.components if isinstance(part.params, BufferParams))

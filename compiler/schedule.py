@@ -95,13 +95,14 @@ class Timetable:
 
     ``first_in`` and ``last_out`` are each frame's first beat in and its last beat out, over all outputs; ``starts`` are the
     starts of all passes of each component with a window, and ``occupancy`` is the least depth with which each buffer would
-    never have refused a beat.
+    never have refused a beat; ``arrivals`` are the times of the beats that entered each buffer.
     """
 
     first_in: tuple[int, ...]
     last_out: tuple[int, ...]
     starts: Mapping[str, tuple[int, ...]]
     occupancy: Mapping[str, int]
+    arrivals: Mapping[str, Sequence[int]]
 
     @property
     def latency_cycles(self) -> int:
@@ -161,6 +162,7 @@ def timetable(
         ),
         starts={name: tuple(times) for name, times in run.starts.items()},
         occupancy={name: depth() for name, depth in run.occupancy.items()},
+        arrivals=run.arrivals,
     )
 
 
@@ -194,6 +196,7 @@ class _Run:
         self.unread: dict[str, _Link] = {}
         self.starts: dict[str, Times] = {}
         self.occupancy: dict[str, Callable[[], int]] = {}
+        self.arrivals: dict[str, Times] = {}
         self._started: list[tuple[str, Process, tuple[Times, ...]]] = []
 
     def link(self, name: str, frame_beats: int) -> _Link:
@@ -293,6 +296,7 @@ class _Run:
                     expect(link, sink.beats * timing.beats)
                 if isinstance(params, BufferParams):
                     bounded = not self.unbounded
+                    self.arrivals[name] = source.taken
                     self.occupancy[name] = lambda: _occupancy(source.taken, sink.taken, timing.return_cycles)
                 process = _pipe(timing, [sources], sink, bounded=bounded)
                 self.start(name, process, *(link.taken for link in sources), sink.offered)

@@ -1,4 +1,4 @@
-"""The command line: ``convfold compile | explain | simulate | synth | report``.
+"""The command line: ``convfold compile | explain | simulate | synth | report | compress``.
 
 Exit status 0 is success, 1 a check that failed, 2 a bad input or a missing tool.
 """

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.models import find_models
 
 # The same examples on every run, no time limit on a loaded machine, nothing written to the work tree.
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
@@ -48,8 +48,7 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 @pytest.fixture(scope="session")
 def models_dir() -> Path:
     """The folder of real models and data; the test is skipped where there is none."""
-    named = os.environ.get("CONVFOLD_MODELS")
-    folder = Path(named) if named else ROOT.parent / "shared" / "models"
-    if not folder.is_dir():
-        pytest.skip(f"no models at {folder}: set CONVFOLD_MODELS to their folder")
+    folder = find_models()
+    if folder is None:
+        pytest.skip("no real models: set CONVFOLD_MODELS to their folder")
     return folder

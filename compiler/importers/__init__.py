@@ -1,4 +1,4 @@
-"""Networks that other tools made, brought onto our graph; each reader needs an optional package."""
+"""Networks that other tools made, brought onto our graph; most readers need an optional package."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CompileError, quote
-from .common import MAX_MODEL_BYTES, MAX_WEIGHTS, one_line
+from ..files import one_line
+from .common import MAX_MODEL_BYTES, MAX_WEIGHTS
 
 MAX_NUMBERS = MAX_WEIGHTS >> 1
 """Numbers in all weights of one archive, 128 MiB as float64: they are in memory beside the archive, and are copied."""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ..errors import CompileError, quote
 from ..fields import LARGEST
-from ..graph import Array, Graph, Node, Padding, Shape, Softmax, node_shape
+from ..files import printable, read_bytes
+from ..graph import Array, Graph, Node, Padding, Pair, Shape, Softmax, node_shape
 from ..numbers import RealArray
 from ..verify import MAX_ELEMENTS, MAX_NAME, SPEC, legal_name, verify
 
@@ -51,34 +52,12 @@ def extra(name: str, source: str) -> Iterator[None]:
 # --------------------------------------------------------------------------------------------------------- files
 
 
-def printable(text: str) -> str:
-    """A name as it is, if that can be printed and is short; else quoted."""
-    return text if text.isprintable() and 0 < len(text) <= 60 else quote(text)
-
-
 def read_file(path: Path, most: int = MAX_MODEL_BYTES) -> bytes:
     """A whole file, if it is a plain one and not larger than ``most`` bytes.
 
     *Raises* ``CompileError`` for anything else.
     """
-    source = printable(path.name)
-    try:
-        if not path.is_file():
-            raise CompileError(source, "is not a file", "check the name and the folder")
-        size = path.stat().st_size
-        if size > most:
-            raise CompileError(source, f"must not exceed {most} bytes, but has {size}", "make the model smaller")
-        with path.open("rb") as stream:
-            return stream.read(size)
-    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
-        raise CompileError(source, f"cannot be read: {one_line(error)}", "check the file") from error
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's own words, on one printable line."""
-    words = error.strerror if isinstance(error, OSError) else str(error)
-    text = " ".join((words or type(error).__name__).split())[:160]
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return read_bytes(path, printable(path.name), most, subject="")
 
 
 # ------------------------------------------------------------------------------------------------------- numbers
@@ -125,11 +104,13 @@ def checked_range(source: str, limits: tuple[float, float] | None) -> tuple[floa
     return low, high
 
 
-def same_padding(size: int, extent: int, stride: int, upper: bool = True) -> tuple[int, int]:
-    """The padding that makes ``⌈size / stride⌉`` windows; an odd sample goes behind (``upper``) or in front."""
-    total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-    small, great = total // 2, total - total // 2
-    return (small, great) if upper else (great, small)
+def ceil_padding(size: int, extent: int, stride: int, padding: Pair) -> Pair:
+    """The padding with which windows that begin inside count too: what ``ceil_mode`` adds at the bottom and right."""
+    front, back = padding
+    windows = -(-(size + front + back - extent) // stride) + 1
+    if (windows - 1) * stride >= size + front:
+        windows -= 1
+    return front, max(back, (windows - 1) * stride + extent - size - front)
 
 
 def spatial(value: Sequence[int]) -> tuple[int, int]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..files import printable
 from ..graph import Graph
 from ..verify import legal_name
-from .common import checked_range, extra, printable
+from .common import checked_range, extra
 
 
 def read_keras(path: Path, input_range: tuple[float, float] | None = None) -> Graph:

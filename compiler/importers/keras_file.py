@@ -17,9 +17,10 @@ import h5py
 import numpy as np
 
 from ..errors import CompileError, quote
+from ..files import one_line, printable
 from ..numbers import RealArray
 from .archive import MAX_JSON_BYTES, MAX_NUMBERS, open_archive, read_json
-from .common import MAX_NODES, finite, one_line, printable, read_file
+from .common import MAX_NODES, finite, read_file
 
 CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 """Under which names the layers of a model stand in ``model.weights.h5``, in the order of age."""

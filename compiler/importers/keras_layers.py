@@ -40,11 +40,12 @@ from ..graph import (
     Shape,
     Softmax,
     Upsample,
+    same_padding,
     window_extent,
 )
 from ..numbers import RealArray
 from ..verify import MAX_STEP
-from .common import Builder, finite, nonzero, same_padding, spatial
+from .common import Builder, finite, nonzero, spatial
 from .keras_file import BROKEN, KerasFile, Place
 from .lowering import transposed_conv
 from .onnx_layout import Refusal

@@ -9,9 +9,10 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from ..errors import CompileError, quote
+from ..files import printable
 from ..graph import Dropout, Graph, Input, Softmax
 from ..verify import legal_name
-from .common import MAX_NODES, Builder, Unsupported, checked_size, printable
+from .common import MAX_NODES, Builder, Unsupported, checked_size
 from .keras_file import BROKEN, KerasFile, Place
 from .keras_layers import LAYERS, NEAREST, OPERATIONS, Layer, Tensor, map_shape
 from .onnx_layout import Refusal

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..files import printable
 from ..graph import Graph
 from ..verify import legal_name
-from .common import extra, printable
+from .common import extra
 
 
 def read_onnx(path: Path, input_range: tuple[float, float] | None = None) -> Graph:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from ..errors import CompileError, quote
-from ..graph import Dropout, Graph, Input, Softmax
-from ..verify import MAX_ELEMENTS, RESERVED, legal_name
+from ..graph import Graph, Input, Softmax
+from ..verify import RESERVED, legal_name
 from .common import Builder, Unsupported, checked_range
 from .onnx_fold import check_folded, fold_node
-from .onnx_layout import Dims, Refusal, Value, image_order, in_order, value_of
+from .onnx_layout import Dims, Refusal, Value, image_order, value_of
 from .onnx_load import attributes, constants, describe, opset
 from .onnx_net import Constant, Net, Op, Tensor, image_shape
 from .onnx_operators import NEAREST, OPERATORS
@@ -105,7 +104,7 @@ class _Walk:
         for index, name in enumerate(node.output):
             tensor = made[index] if index < len(made) else None
             if name and (tensor is None or isinstance(tensor, Value)):
-                self.values[name] = tensor if tensor is not None else self._stand_in(node, name)
+                self.values[name] = tensor if tensor is not None else self._stand_in(name)
 
     def _apply(self, node: NodeProto) -> Sequence[Tensor | None]:
         if node.input and all(name in self.constants or not name for name in node.input):
@@ -131,15 +130,10 @@ class _Walk:
         result = handler(self.net, op)
         return [result] if not isinstance(result, Sequence) else result
 
-    def _stand_in(self, node: NodeProto, name: str) -> Value | None:
+    def _stand_in(self, name: str) -> Value | None:
         """A value in place of what an unsupported node makes, so that the nodes behind it are looked at too."""
         dims = self.shapes.get(name)
-        if not self.unsupported.lines or dims is None or not 1 <= len(dims) <= 4 or not 1 <= math.prod(dims) <= MAX_ELEMENTS:
-            return None
-        if min(dims) < 1 or (len(dims) > 1 and dims[0] != 1):
-            return None
-        stand_in = Input(name=self.net.builder.fresh(name), inputs=(), source="", shape=image_shape(dims), low=0.0, high=1.0)
-        return value_of(self.net.builder.add(stand_in), dims, image_order(len(dims)))
+        return self.net.stand_in(name, dims) if self.unsupported.lines and dims else None
 
     def output(self, name: str) -> tuple[str, Softmax | None]:
         """The tensor of an output, in the order in which it leaves, and its head."""
@@ -147,18 +141,7 @@ class _Walk:
         source = f"{self.source}: output {quote(name)}"
         if value is None:
             raise CompileError(source, "does not depend on the input", "remove it from the outputs")
-        op = Op("output", legal_name(name.strip("/")), source, (value,), {}, 1, self.version)
-        head, rank = value.head, len(value.axes)
-        plain = replace(value, head=None)
-        if (rank <= 4 and in_order(plain, image_order(rank))) or not in_order(plain, range(rank)):
-            try:
-                plain = self.net.image(op, plain)
-            except Refusal as refusal:
-                raise CompileError(source, refusal.what, refusal.nearest) from refusal
-        tensor = plain.tensor
-        if head or tensor == self.net.builder.nodes[0].name:  # a tensor of its own
-            tensor = self.net.emit(op, Dropout, [tensor])
-        return tensor, head
+        return self.net.output(Op("output", legal_name(name.strip("/")), source, (value,), {}, 1, self.version), value)
 
     def _dims(self, node: NodeProto) -> dict[str, Dims]:
         values = ((name, self.values.get(name)) for name in node.input)

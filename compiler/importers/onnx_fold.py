@@ -26,9 +26,6 @@ SAME = frozenset(
 BROADCAST = frozenset("Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Or Pow Sub Where Xor".split())
 """They make what their inputs broadcast to."""
 
-FILL = frozenset(("ConstantOfShape", "Expand", "Tile", "Range"))
-"""They make what their inputs say."""
-
 Constants = Mapping[str, NDArray[Any]]
 
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from ..errors import CompileError, quote
+from ..files import one_line, printable
 from ..verify import MAX_ELEMENTS, MAX_STEP
-from .common import MAX_MODEL_BYTES, MAX_NODES, MAX_WEIGHTS, checked_size, one_line, printable, read_file
+from .common import MAX_MODEL_BYTES, MAX_NODES, MAX_WEIGHTS, checked_size, read_file
 from .onnx_fold import check_folded, fold_node
 from .onnx_wire import check_wire
 

@@ -1,7 +1,8 @@
-"""A float ONNX network in the making: its values, what a node may ask of them, and the nodes that put them in order."""
+"""A float network in the making, of ONNX or PyTorch: its values, what a node may ask of them, and the nodes that put them in order."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,16 +18,20 @@ from ..graph import (
     Crop,
     DepthOrder,
     DepthToSpace,
+    Dropout,
     Flatten,
+    Input,
     Node,
     Padding,
     Pair,
     Reshape,
     Shape,
+    Softmax,
     SpaceToDepth,
     Upsample,
 )
 from ..numbers import RealArray
+from ..verify import MAX_ELEMENTS
 from .common import Builder, finite, nonzero
 from .onnx_layout import Dims, Factors, Refusal, Value, image_order, in_order, merged, product, same_layout, value_of
 
@@ -282,6 +287,26 @@ class Net:
             rows, cols, _ = self.builder.shapes[tensor]
             tensor = self.emit(op, Upsample, [tensor], part="repeat", factor=(height // rows, width // cols))
         return value if tensor == value.tensor else value_of(tensor, dims, image_order(len(dims)))
+
+    def stand_in(self, name: str, dims: Dims) -> Value | None:
+        """A value of ``dims`` that comes from nowhere; ``None`` for what no tensor can have."""
+        if len(dims) > 4 or min(dims) < 1 or (len(dims) > 1 and dims[0] != 1) or math.prod(dims) > MAX_ELEMENTS:
+            return None
+        node = Input(name=self.builder.fresh(name), inputs=(), source="", shape=image_shape(dims), low=0.0, high=1.0)
+        return value_of(self.builder.add(node), dims, image_order(len(dims)))
+
+    def output(self, op: Op, value: Value) -> tuple[str, Softmax | None]:
+        """The tensor of an output, in the order in which it leaves, and its head."""
+        rank, plain = len(value.axes), replace(value, head=None)
+        if (rank <= 4 and in_order(plain, image_order(rank))) or not in_order(plain, range(rank)):
+            try:
+                plain = self.image(op, plain)
+            except Refusal as refusal:
+                raise CompileError(op.source, refusal.what, refusal.nearest) from refusal
+        tensor = plain.tensor
+        if value.head or tensor == self.builder.nodes[0].name:  # a tensor of its own
+            tensor = self.emit(op, Dropout, [tensor])
+        return tensor, value.head
 
     def map(self, tensor: str, rank: int) -> Value:
         """The tensor of the graph as an ``N,C,H,W`` value (or ``N,C,L``, ``N,C``, ``C``)."""

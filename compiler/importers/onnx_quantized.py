@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import CompileError, quote
+from ..files import one_line
 from ..graph import (
     Graph,
     Input,
     Softmax,
 )
 from ..numbers import Format
-from .common import finite, one_line
+from .common import finite
 from .onnx_layout import Refusal
 from .onnx_load import constants
 from .quantized_functions import NAMED, Functions

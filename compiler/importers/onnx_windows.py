@@ -22,11 +22,12 @@ from ..graph import (
     Pair,
     ScaleBias,
     Softmax,
+    same_padding,
     window_extent,
 )
 from ..numbers import RealArray
 from ..verify import MAX_ELEMENTS, MAX_STEP
-from .common import MAX_WEIGHTS, nonzero, same_padding, spatial
+from .common import MAX_WEIGHTS, ceil_padding, nonzero, spatial
 from .lowering import MAX_TRANSPOSED_STRIDE, phases_size, transposed_conv, transposed_outputs, transposed_weights
 from .onnx_layout import Dims, Factor, Refusal, Value, transposed
 from .onnx_net import Handler, Net, Op, Result
@@ -210,19 +211,6 @@ def _product(net: Net, op: Op, x: Value, w_km: RealArray, b_m: RealArray) -> Val
 # -------------------------------------------------------------------------------------------------------- pools
 
 
-def _ceiled(op: Op, size: Pair, kernel: Pair, stride: Pair, padding: Padding) -> Padding:
-    """The padding with which windows that begin inside count too: what ``ceil_mode`` adds at the bottom and right."""
-
-    def axis(a: int) -> Pair:
-        (front, back), step = padding[a], stride[a]
-        windows = -(-(size[a] + front + back - kernel[a]) // step) + 1
-        if (windows - 1) * step >= size[a] + front:
-            windows -= 1
-        return front, max(back, (windows - 1) * step + kernel[a] - size[a] - front)
-
-    return axis(0), axis(1)
-
-
 def _pool_windows(op: Op, x: Value, net: Net, rank: int) -> tuple[Pair, Pair, Padding, Padding, Pair]:
     """Kernel, stride, padding as stated, padding with that of ``ceil_mode``, and dilation."""
     stated = op.integers("kernel_shape")
@@ -233,7 +221,10 @@ def _pool_windows(op: Op, x: Value, net: Net, rank: int) -> tuple[Pair, Pair, Pa
     kernel = spatial(stated)
     extent = window_extent(kernel[0], dilation[0]), window_extent(kernel[1], dilation[1])
     ceil = op.integer("ceil_mode", 0) and op.text("auto_pad", "NOTSET") == "NOTSET"
-    return kernel, stride, padding, _ceiled(op, size, extent, stride, padding) if ceil else padding, dilation
+    if not ceil:
+        return kernel, stride, padding, padding, dilation
+    rows, cols = map(ceil_padding, size, extent, stride, padding)
+    return kernel, stride, padding, (rows, cols), dilation
 
 
 def _max_pool(net: Net, op: Op) -> Result:

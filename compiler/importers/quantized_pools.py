@@ -12,7 +12,7 @@ from ..graph import (
 )
 from ..numbers import Format
 from . import ort_math
-from .common import nonzero, spatial
+from .common import ceil_padding, nonzero, spatial
 from .onnx_layout import Refusal
 from .quantized_terms import (
     Op,
@@ -43,7 +43,7 @@ class Pools(Terms):
         stride, padding = self._window(op, value, kernel, (1,) * len(kernel))
         shape = self.builder.shapes[value.node]
         if op.attributes.get("ceil_mode", 0):
-            rows, cols = (_ceil_padding(shape[a], spatial(kernel)[a], stride[a], padding[a]) for a in (0, 1))
+            rows, cols = map(ceil_padding, shape[:2], spatial(kernel), stride, padding)
             padding = (rows, cols)
         name = self.builder.fresh(op.outputs[0])
         node = MaxPool(name=name, inputs=(value.node,), source=op.where, kernel=spatial(kernel), stride=stride, padding=padding)
@@ -64,7 +64,7 @@ class Pools(Terms):
             stride, padding = self._window(op, value, kernel, (1,) * len(kernel))
             counts = bool(op.attributes.get("count_include_pad", 0))
             if op.attributes.get("ceil_mode", 0) and any(
-                _ceil_padding(size, k, s, pad) != pad
+                ceil_padding(size, k, s, pad) != pad
                 for size, k, s, pad in zip((height, width), spatial(kernel), stride, padding, strict=True)
             ):
                 raise Refusal("its last window is cut short", "leave ceil_mode out")
@@ -108,15 +108,6 @@ class Pools(Terms):
 
     def _op_ReduceMean(self, op: Op) -> None:
         raise Refusal("onnxruntime sums it in float32, and the order of the sum decides its rounding", "use GlobalAveragePool")
-
-
-def _ceil_padding(size: int, kernel: int, stride: int, padding: Pair) -> Pair:
-    """The padding with which a window may also begin where the last samples are too few for it."""
-    before, after = padding
-    windows = -(-(size + before + after - kernel) // stride) + 1
-    if (windows - 1) * stride >= size + before:
-        windows -= 1
-    return before, max(after, (windows - 1) * stride + kernel - size - before)
 
 
 def window_counts(size: Pair, kernel: Pair, stride: Pair, padding: Padding, counts: bool) -> tuple[set[int], dict[int, int]]:

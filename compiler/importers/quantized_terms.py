@@ -19,10 +19,11 @@ from ..graph import (
     QTable,
     Reshape,
     Shape,
+    same_padding,
 )
 from ..numbers import Format, IntArray
 from . import ort_math
-from .common import Builder, Unsupported, same_padding, spatial
+from .common import Builder, Unsupported, spatial
 from .onnx_layout import Refusal
 from .onnx_load import attributes, describe, opset
 

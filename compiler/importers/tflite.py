@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import CompileError
+from ..files import printable
 from ..graph import Graph, Input, Shape
-from .common import Builder, Unsupported, checked_range, printable
+from .common import Builder, Unsupported, checked_range
 from .tflite_call import Call, Refused, Rule, State, feature_map, tensor_format
 from .tflite_file import Model, Operator, Tensor, read_model
 from .tflite_integer import INTEGER

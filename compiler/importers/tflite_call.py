@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CompileError
-from ..graph import Flatten, Node, Padding, Pair, Reshape, Shape, Softmax, window_extent
+from ..files import printable
+from ..graph import Flatten, Node, Padding, Pair, Reshape, Shape, Softmax, same_padding, window_extent
 from ..numbers import Format, IntArray, RealArray
-from .common import Builder, checked_size, finite, printable, same_padding
+from .common import Builder, checked_size, finite
 from .tflite_file import Model, Operator, Tensor
 
 __all__ = ["ITEM_BYTES", "MAX_NUMBERS", "Call", "Refused", "State", "feature_map", "tensor_format"]

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CompileError
-from .common import extra, printable, read_file
+from ..files import printable
+from .common import extra, read_file
 
 __all__ = ["Model", "Operator", "Tensor", "read_model"]
 

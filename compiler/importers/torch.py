@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CompileError, quote
+from ..files import one_line, printable
 from ..graph import Graph
 from ..verify import MAX_ELEMENTS, legal_name
-from .common import checked_range, extra, one_line, printable, read_file
+from .common import checked_range, extra, read_file
 from .torch_file import read_program
 from .torch_program import import_program
 

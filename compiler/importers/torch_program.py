@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..errors import CompileError, quote
-from ..graph import Dropout, Graph, Input, Softmax
+from ..files import printable
+from ..graph import Graph, Input, Softmax
 from ..verify import legal_name
-from .common import Builder, Unsupported, checked_size, printable
-from .onnx_layout import Dims, Refusal, Value, image_order, in_order, value_of
+from .common import Builder, Unsupported, checked_size
+from .onnx_layout import Dims, Refusal, Value, image_order, value_of
 from .onnx_net import Constant, Net, Op, Tensor, image_shape
 from .torch_file import Call, Name, Program
 from .torch_operators import FLOATS, FOLDS, NEAREST, OPERATORS, VERSION, VIEWS, Site
@@ -168,16 +169,7 @@ class _Walk:
     def _stand_in(self, name: str) -> Value | None:
         """A value in place of what an unsupported call makes, so that the calls behind it are looked at too."""
         dims = self.program.shapes.get(name)
-        if (
-            not self.unsupported.lines
-            or dims is None
-            or not 1 <= len(dims) <= 4
-            or min(dims) < 1
-            or dims[:-1][:1] not in ((), (1,))
-        ):
-            return None
-        stand_in = Input(name=self.net.builder.fresh(name), inputs=(), source="", shape=image_shape(dims), low=0.0, high=1.0)
-        return value_of(self.net.builder.add(stand_in), dims, image_order(len(dims)))
+        return self.net.stand_in(name, dims) if self.unsupported.lines and dims else None
 
     # ------------------------------------------------------------------------------------------------------- outputs
 
@@ -187,18 +179,7 @@ class _Walk:
         source = f"{self.program.source}: output {quote(name)}"
         if not isinstance(value, Value) or name in self.stale:
             raise CompileError(source, "does not depend on the input", "remove it from the outputs")
-        op = Op("output", legal_name(name), source, (value,), {}, 1, VERSION)
-        head, rank = value.head, len(value.axes)
-        plain = replace(value, head=None)
-        if (rank <= 4 and in_order(plain, image_order(rank))) or not in_order(plain, range(rank)):
-            try:
-                plain = self.net.image(op, plain)
-            except Refusal as refusal:
-                raise CompileError(source, refusal.what, refusal.nearest) from refusal
-        tensor = plain.tensor
-        if head or tensor == self.net.builder.nodes[0].name:  # a tensor of its own
-            tensor = self.net.emit(op, Dropout, [tensor])
-        return tensor, head
+        return self.net.output(Op("output", legal_name(name), source, (value,), {}, 1, VERSION), value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from convfold.compiler.errors import CompileError
-from convfold.compiler.graph import Clip, Input
+from convfold.compiler.files import printable
+from convfold.compiler.graph import Clip, Input, same_padding
 from convfold.compiler.importers.common import (
     MAX_LISTED,
     Builder,
@@ -18,9 +19,7 @@ from convfold.compiler.importers.common import (
     checked_size,
     extra,
     finite,
-    printable,
     read_file,
-    same_padding,
 )
 
 
