@@ -42,7 +42,7 @@ class Run:
 
 
 RUNS = {
-    "keyword DS-CNN, int8": Run(INT8["kws"].model, 3000, samples="kws"),
+    "keyword DS-CNN, int8": Run(INT8["kws"].model, 2000, samples="kws"),
     "ResNet-8, int8": Run(INT8["resnet8"].model, 1000, samples="resnet8"),
     "micro_speech, int8": Run(INT8["micro_speech"].model, 2000, samples="micro_speech"),
     "hello_world, int8": Run(HELLO_WORLD, 100_000),

@@ -444,7 +444,7 @@ class QTable(Node):
     op = "qtable"
 
 
-# These have a format of their own; all other nodes keep their input's.
+# These have a format of their own; argmax makes plain numbers, and all other nodes keep their input's.
 Quantized = QConv2D | QAveragePool | QAdd | QMultiply | QTable
 
 
@@ -552,8 +552,7 @@ class Graph:
         while not isinstance(node, Input | Quantized | ArgMax):  # what only moves samples, or picks one, keeps its input's
             node = self.node(node.inputs[0])
         if isinstance(node, ArgMax):
-            bits = (self.shapes[node.inputs[0]][2] - 1).bit_length()
-            return Format(max(bits, MIN_BITS), False, 1.0)
+            return number_format(self.shapes[node.inputs[0]][2])
         if node.format is None:
             raise ValueError(f"tensor must be quantized, not {name!r}")
         return node.format
@@ -632,6 +631,11 @@ def same_padding(size: int, extent: int, stride: int, upper: bool = True) -> Pai
     total = max((-(-size // stride) - 1) * stride + extent - size, 0)
     small, great = total // 2, total - total // 2
     return (small, great) if upper else (great, small)
+
+
+def number_format(channels: int) -> Format:
+    """The format of a channel's number, which argmax makes."""
+    return Format(max((channels - 1).bit_length(), MIN_BITS), False, 1.0)
 
 
 def _windows(node: Node, shape: Shape, kernel: Pair, stride: Pair, padding: Padding) -> Pair:

@@ -24,7 +24,7 @@ from convfold.hdl.streams import beats
 
 from .engines import WIRES, Stage
 from .graph import Concat, Graph, Input, Node
-from .schedule import SOURCE, Component, timetable
+from .schedule import SOURCE, Component, Stopped, timetable
 
 __all__ = ["Pipeline", "assemble", "with_queues"]
 
@@ -171,8 +171,11 @@ def with_queues(graph: Graph, stages: Mapping[str, Stage], memory: str) -> Pipel
 
     With endless queues every branch runs freely, and the timetable tells when its beats arrive. A join could take pixel ``n``
     once the latest branch has it: what has arrived by then on another branch, less what was taken before, must have had room.
-    With so much room the free run is one that the hardware can do, so no order of stalls can stop it, and the slowest stage
-    alone sets the pace. `_SLACK` covers the registers of queue and join.
+    With so much room the slowest stage alone sets the pace. `_SLACK` covers the registers of queue and join.
+
+    That can be too little where a slow stage is between two joins: it holds back the first, and so the second's latest branch,
+    while its own beats go on coming. If so the timetable stops, and the queues of beats that wait there become as deep as they
+    are ever full.
     """
     joins = [node for node in graph.nodes if len(node.inputs) > 1]
     if not joins:
@@ -188,7 +191,24 @@ def with_queues(graph: Graph, stages: Mapping[str, Stage], memory: str) -> Pipel
         whole = [beats(graph.shapes[name][2], lanes) if isinstance(node, Concat) else 1 for name in node.inputs]
         times = [np.asarray(arrivals[name]) for name in inputs[node.name]]
         room |= zip(inputs[node.name], _room(times, whole), strict=True)
-    return assemble(graph, stages, memory, {name: depth + _SLACK for name, depth in room.items() if depth > 1})
+    depths = {name: depth + _SLACK for name, depth in room.items() if depth > 1}
+    while True:
+        pipeline = assemble(graph, stages, memory, depths)
+        frames = _SIZING_FRAMES if ENDLESS in depths.values() else 1  # where one frame passes, all do
+        try:
+            occupancy = timetable(pipeline.edge_in, pipeline.components, pipeline.outputs, frames).occupancy
+        except Stopped as stopped:
+            ports = {part.name: part.inputs for part in pipeline.components}
+            pairs = (pair for name, queues in inputs.items() for pair in zip(ports[name], queues, strict=True))
+            held = {queue for port, queue in pairs if port in stopped.held and depths.get(queue) != ENDLESS}
+            if not held:
+                raise
+            depths |= dict.fromkeys(held, ENDLESS)
+        else:
+            if frames == 1:
+                return pipeline
+            enough = {name: max(occupancy[name], 2) for name, depth in depths.items() if depth == ENDLESS}
+            return assemble(graph, stages, memory, depths | enough)
 
 
 def _room(arrivals: Sequence[NDArray[np.int64]], whole: Sequence[int]) -> list[int]:
@@ -199,5 +219,3 @@ def _room(arrivals: Sequence[NDArray[np.int64]], whole: Sequence[int]) -> list[i
         int(np.max(np.searchsorted(times, taken, side="right") - size * before))
         for times, size in zip(arrivals, whole, strict=True)
     ]
-
-

@@ -43,6 +43,7 @@ from .graph import (
     Reshape,
     ScaleBias,
     graph_macs,
+    number_format,
 )
 from .numbers import (
     ACCUMULATOR_BITS,
@@ -232,8 +233,7 @@ class _Quantizer:
     @_make.register
     def _argmax(self, node: ArgMax) -> None:
         self.nodes.append(replace(node, inputs=(self._now(node.inputs[0]),)))
-        bits = max((self.graph.shapes[node.inputs[0]][2] - 1).bit_length(), MIN_BITS)
-        self.formats[node.name] = Format(bits, False, 1.0)
+        self.formats[node.name] = number_format(self.graph.shapes[node.inputs[0]][2])
 
     @_make.register(Conv2D)
     @_make.register(Dense)

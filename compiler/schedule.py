@@ -44,7 +44,7 @@ from convfold.hdl.product import ProductParams
 from convfold.hdl.reorder import ReorderParams
 from convfold.hdl.streams import beats
 
-__all__ = ["SOURCE", "Component", "StageParams", "Timetable", "timetable"]
+__all__ = ["SOURCE", "Component", "StageParams", "Stopped", "Timetable", "timetable"]
 
 EngineParams = ConvParams | DepthwiseParams | MaxPoolParams
 StageParams = (
@@ -89,6 +89,14 @@ class Component:
     inputs: tuple[str, ...]
 
 
+class Stopped(RuntimeError):
+    """A pipeline that stops. ``held`` are the ports whose beats wait at a join for another input that has none."""
+
+    def __init__(self, message: str, held: frozenset[str]) -> None:
+        super().__init__(message)
+        self.held = held
+
+
 @dataclass(frozen=True, slots=True)
 class Timetable:
     """Cycles of a run without stalls.
@@ -128,7 +136,7 @@ def timetable(
     With ``unbounded`` every buffer is as deep as it needs to be, its latency still that of its ``depth_words``. With depths
     equal to the ``occupancy`` that this tells, and latencies no longer, nothing comes later.
 
-    *Raises* ``RuntimeError`` for a pipeline that stops, with the components that did: that would be a deadlock in hardware.
+    *Raises* ``Stopped`` for a pipeline that stops, with the components that did: that would be a deadlock in hardware.
     ``ValueError`` for outputs that are not read exactly once, and where components do not agree on the beats of a frame.
     """
     run = _Run(frames, unbounded)
@@ -149,7 +157,8 @@ def timetable(
     stopped = run.finish()
     if stopped:
         ended, wanted = sum(len(sink.taken) for sink in sinks), sum(sink.total for sink in sinks)
-        raise RuntimeError(f"the pipeline stops after {ended} of {wanted} beats: {', '.join(stopped)} wait for ever")
+        message = f"the pipeline stops after {ended} of {wanted} beats: {', '.join(stopped)} wait for ever"
+        raise Stopped(message, run.held())
     accepted = _accepted(source.taken)
     return Timetable(
         first_in=tuple(accepted[:: edge_in.frame_beats]),
@@ -197,6 +206,7 @@ class _Run:
         self.starts: dict[str, Times] = {}
         self.occupancy: dict[str, Callable[[], int]] = {}
         self.arrivals: dict[str, Times] = {}
+        self._joins: list[Mapping[str, _Link]] = []
         self._started: list[tuple[str, Process, tuple[Times, ...]]] = []
 
     def link(self, name: str, frame_beats: int) -> _Link:
@@ -231,11 +241,21 @@ class _Run:
         stopped = {name for _n, (name, _process, _writes) in waiting.values()}
         return [name for name in dict.fromkeys(name for name, _process, _writes in self._started) if name in stopped]
 
+    def held(self) -> frozenset[str]:
+        """The inputs of joins that offer a beat while another input offers none."""
+        held: set[str] = set()
+        for links in self._joins:
+            offers = {name for name, link in links.items() if len(link.offered) > len(link.taken)}
+            held |= offers if len(offers) < len(links) else set()
+        return frozenset(held)
+
     def add(self, component: Component) -> None:
         """The processes and output links of one component."""
         name, params, frames = component.name, component.params, self.frames
         sources = [self.read(tensor) for tensor in component.inputs]
         source = sources[0]
+        if len(sources) > 1:
+            self._joins.append(dict(zip(component.inputs, sources, strict=True)))
 
         def expect(link: _Link, frame_beats: int) -> None:
             if link.beats != frame_beats:

@@ -25,6 +25,8 @@ from convfold.sim import golden
 from convfold.sim.cosimulate import cosimulate
 from convfold.sim.softmax import softmax, softmax_int8
 
+from .data import vectors
+
 __all__ = ["Accelerator", "Result"]
 
 Engine = Literal["golden", "rtl"]
@@ -104,14 +106,12 @@ class Accelerator:
         return Result(raw, final, real, self.labels)
 
     def _simulate(self, frames: IntArray, outputs: dict[str, IntArray]) -> None:
-        names = ["outputs"] if len(outputs) == 1 else [f"outputs{n}" for n in range(len(outputs))]
-        arrays = {"inputs": frames} | dict(zip(names, (outputs[name] for name in self.graph.outputs), strict=True))
         with tempfile.TemporaryDirectory() as scratch:
             for name in ("manifest.json", "accelerator.v", "test_accelerator.py"):
                 if not (self.folder / name).is_file():
                     raise CompileError(str(self.folder), f"has no {name}", "run convfold compile again")
                 shutil.copy(self.folder / name, scratch)
-            Path(scratch, "vectors.npz").write_bytes(npz_bytes(arrays))
+            Path(scratch, "vectors.npz").write_bytes(npz_bytes(vectors(self.graph, frames, outputs)))
             run = cosimulate(Path(scratch))
             if not run.passed:
                 raise RuntimeError(f"the simulated Verilog and the golden model differ: {run.summary()}")

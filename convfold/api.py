@@ -34,7 +34,7 @@ from convfold.compiler.targets import get_target
 from convfold.compiler.verify import verify
 from convfold.sim import golden
 
-from .data import Samples, load_samples
+from .data import Samples, load_samples, vectors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,7 +97,7 @@ class Compiled:
         if self.command is not None:
             extra["command"] = self.command
         files = emit(Emission(self.plan, self.network, self.source, self.source_sha256, extra))
-        files["vectors.npz"] = npz_bytes(vectors(self.integers, self.vectors))
+        files["vectors.npz"] = npz_bytes(vectors(self.integers, self.vectors, golden.run(self.integers, self.vectors)))
         files["network.json"] = (json.dumps(dump_graph(self.integers), indent=1, ensure_ascii=False) + "\n").encode()
         files["network.npz"] = npz_bytes(self.integers.weights)
         files["report.html"] = report_html(json.loads(files["manifest.json"])).encode()
@@ -128,13 +128,6 @@ def _accuracy(graph: Graph, output: str, values: NDArray[np.float64] | IntArray,
     if isinstance(graph.node(output), ArgMax):
         return float(np.mean(values.reshape(-1) == labels))
     return accuracy(values, labels)
-
-
-def vectors(graph: Graph, frames: IntArray) -> dict[str, IntArray]:
-    """Frames and what the golden model makes of them: ``outputs``, or ``outputs0``, ``outputs1``, … of several."""
-    results = golden.run(graph, frames)
-    names = ["outputs"] if len(graph.outputs) == 1 else [f"outputs{n}" for n in range(len(graph.outputs))]
-    return {"inputs": frames} | {name: results[output] for name, output in zip(names, graph.outputs, strict=True)}
 
 
 def _is_build(folder: Path) -> bool:

@@ -1,7 +1,8 @@
-"""Images and labels from ``.npz`` files."""
+"""Images and labels from ``.npz`` files, and frames with their results for one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from convfold.compiler.errors import CompileError
 from convfold.compiler.graph import Graph, Shape
 from convfold.compiler.npz import read_npz
-from convfold.compiler.numbers import RealArray
+from convfold.compiler.numbers import IntArray, RealArray
 
-__all__ = ["Samples", "load_samples"]
+__all__ = ["Samples", "load_samples", "vectors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +72,9 @@ def load_samples(path: Path, graph: Graph, *, labels: bool = False) -> Samples:
 def _frames(x: RealArray, shape: Shape) -> RealArray:
     """Images that lack the axes of size 1 in the network's shape."""
     return x.reshape(-1, *shape) if x.ndim and x.shape[1:] == tuple(size for size in shape if size > 1) else x
+
+
+def vectors(graph: Graph, frames: IntArray, results: Mapping[str, IntArray]) -> dict[str, IntArray]:
+    """What the bench reads: frames, and the golden model's ``outputs``, or ``outputs0``, ``outputs1``, … of several."""
+    names = ["outputs"] if len(graph.outputs) == 1 else [f"outputs{n}" for n in range(len(graph.outputs))]
+    return {"inputs": frames} | {name: results[output] for name, output in zip(names, graph.outputs, strict=True)}

@@ -10,8 +10,13 @@ import runpy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from convfold.compiler.layers import OPERATORS
+from convfold.compiler.spec import load_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -100,3 +105,23 @@ def test_an_error_names_the_line_of_the_page(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(NameError) as caught:
         run(PAGE.replace("print(two)", "print(three)"), tmp_path, capsys)
     assert caught.traceback[-1].lineno + 1 == 9
+
+
+IMPORTING = (ROOT / "docs" / "importing.md").read_text(encoding="utf-8")
+OPERATOR_ROW = re.compile(r"^\| (`[^|]*) \| ([^|]*)\|([^|]*)\|$", re.MULTILINE)
+NAMED = re.compile(r"`(\w+)`")
+
+
+def test_the_table_of_operators_is_that_of_the_specification() -> None:
+    table = IMPORTING.partition("## Our own specification")[2].partition("\n## ")[0]
+    said = {name: set(NAMED.findall(row[3])) for row in OPERATOR_ROW.finditer(table) for name in NAMED.findall(row[1])}
+    assert said == {name: set(operator.parts) for name, operator in OPERATORS.items()}
+
+
+def test_the_specification_shown_is_one(tmp_path: Path) -> None:
+    (spec,) = (found[2] for found in FENCED.finditer(IMPORTING) if found[1] == "toml")
+    shapes = {"edges.w": (8, 3, 3, 3), "edges.b": (8,), "scores.w": (2, 2048), "scores.b": (2,)}
+    arrays: dict[str, Any] = {name: np.ones(shape) for name, shape in shapes.items()}
+    np.savez(tmp_path / "tiny.npz", **arrays)
+    (tmp_path / "tiny.toml").write_text(spec, encoding="utf-8")
+    assert load_spec(tmp_path / "tiny.toml").labels == ("cat", "dog")

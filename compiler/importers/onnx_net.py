@@ -1,4 +1,4 @@
-"""A float network in the making, of ONNX or PyTorch: its values, what a node may ask of them, and the nodes that put them in order."""
+"""A float network of ONNX or PyTorch in the making: its values, what a node may ask of them, and what puts them in order."""
 
 from __future__ import annotations
 

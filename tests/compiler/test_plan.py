@@ -16,6 +16,7 @@ from convfold.api import compile
 from convfold.compiler.errors import CompileError
 from convfold.compiler.graph import Graph
 from convfold.compiler.plan import Plan, make_plan
+from convfold.compiler.quantize import quantize
 from convfold.compiler.schedule import SOURCE
 from convfold.compiler.spec import load_spec
 from convfold.compiler.targets import TARGETS, get_target
@@ -23,6 +24,7 @@ from convfold.hdl.conv import ConvParams
 from convfold.hdl.dense import DenseParams
 from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.max_pool import MaxPoolParams
+from tests.compiler.passes.nets import Net
 from tests.networks import Network, compile_network, random_case
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -277,3 +279,25 @@ def test_the_same_graph_gives_the_same_plan() -> None:
     graph = load_spec(DIGITS / "digits.toml")
     assert graph == load_spec(DIGITS / "digits.toml")
     assert make_plan(digits(), GENERIC, 2e4) == make_plan(digits(), GENERIC, 2e4)
+
+
+# --------------------------------------------------------------------------------------------------------------- branches
+
+
+def test_a_slow_layer_between_two_joins_does_not_stop_the_pipeline() -> None:
+    """It holds back the first join and with it the input, which the second join's other branch needs nearly whole."""
+    net = Net((8, 8, 2), low=-1.0).relu("live").add("first", "image").conv("slow", 2, (5, 5), padding=((2, 2), (2, 2)))
+    net.behind("image").pool("late", (8, 1), (1, 1), ((0, 7), (0, 0))).add("second", "slow")
+    plan = make_plan(quantize(net.graph()), GENERIC)
+    assert plan.bottleneck.node.name == "slow"
+    assert plan.interval_cycles == plan.bottleneck.cycles
+
+
+@pytest.mark.parametrize("fps", [None, 1e6])
+def test_a_narrow_input_at_the_end_of_two_wide_stacks(fps: float | None) -> None:
+    """Beats of a stack may be wider than the input has channels; those of the input itself are not."""
+    net = Net((4, 4, 1)).conv("one", 6, (1, 1)).concat("wide", "image").conv("two", 4, (1, 1)).concat("narrow", "image")
+    plan = make_plan(quantize(net.graph()), GENERIC, fps)
+    lanes = {stage.node.name: stage.in_lanes for stage in plan.stages}
+    assert plan.pipeline.edge_in.lanes == 1
+    assert (max(lanes["wide"], lanes["narrow"]) > 1) == (fps is not None)

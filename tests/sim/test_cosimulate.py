@@ -135,7 +135,10 @@ def rewire(build: Path, wire: str, port: str, value: str) -> None:
     change(build / "accelerator.v", rf"^  assign o_{wire} = {port};$", f"  assign {port} = {value};")
 
 
-DIFFERS = re.compile(r"(\d+) of (\d+) beats differ; the first is beat (\d+) of frame (\d+) of m_axis: \(tdata, tlast\) = \(0x[0-9a-f]+, ")
+DIFFERS = re.compile(
+    r"(\d+) of (\d+) beats differ; the first is beat (\d+) of frame (\d+) of m_axis: "
+    r"\(tdata, tlast\) = \(0x[0-9a-f]+, "
+)
 
 
 def test_a_sound_build_passes(build: Path) -> None:
