@@ -26,7 +26,21 @@ from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.max_pool import MaxPoolParams
 
 from .engines import WIRES, Stage
-from .graph import Certificate, Decision, Graph, MaxPool, Node, QAveragePool, QConv2D, QTable, Shape, Softmax, node_macs
+from .graph import (
+    Certificate,
+    Decision,
+    Graph,
+    MaxPool,
+    Node,
+    QAdd,
+    QAveragePool,
+    QConv2D,
+    QMultiply,
+    QTable,
+    Shape,
+    Softmax,
+    node_macs,
+)
 from .numbers import Format, IntArray
 from .plan import Plan
 from .schedule import SOURCE, Component
@@ -498,6 +512,8 @@ def _layer(plan: Plan, stage: Stage) -> dict[str, Any]:
             "parallel": list(window.parallel),
             "ring_rows": window.rows,
         }
+    if isinstance(node, QConv2D | QAveragePool | QAdd | QMultiply):
+        layer |= {"low": node.low, "high": node.high}
     if isinstance(core, ConvParams | DepthwiseParams | MaxPoolParams):
         layer["queue_words"] = core.queue.depth_words
     if isinstance(node, QConv2D) and isinstance(core, ConvParams | DepthwiseParams):
@@ -512,8 +528,6 @@ def _layer(plan: Plan, stage: Stage) -> dict[str, Any]:
             "multiplier_bits": core.multiplier_bits,
             "border_classes": node.classes.count,
             "weights": int(graph.weights[f"{node.name}.w"].size),
-            "low": node.low,
-            "high": node.high,
         }
     return layer
 

@@ -308,7 +308,7 @@ OPTIONAL = {"accuracy", "simulation", "synthesis", "synthesis.wrapper", "synthes
 OPTIONAL |= {"accuracy.float"}
 OPTIONAL |= {"decisions[].error", "synthesis.critical_path[].kind"}
 OPTIONAL |= {f"simulation.{key}" for key in ("latency_cycles", "interval_cycles", "seed", "tests")}
-GROUPS = {"layers[].kernel", "layers[].rows", "layers[].ring_rows", "layers[].queue_words"}
+GROUPS = {"layers[].kernel", "layers[].rows", "layers[].ring_rows", "layers[].queue_words", "layers[].low", "layers[].high"}
 FREE = re.compile(r"(versions|simulation\.tests|synthesis\.(clocks|wrapper))\.\w+")
 
 
@@ -645,3 +645,9 @@ def test_branches_are_told_by_number() -> None:
     for text in ("1 norm", "2 pool", "from 1 + input", "Queues where branches meet", "norm_queue0"):
         assert text in page
     assert "from 1" not in report_html(minimal())
+
+
+def test_a_clip_that_became_a_table_has_no_clamp() -> None:
+    manifest = minimal()
+    del manifest["layers"][0]["low"]
+    assert rows_of(read_report(manifest))["relu"] == ("as written", None)
