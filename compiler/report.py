@@ -646,7 +646,8 @@ def _fates(build: Record) -> dict[str, tuple[str, ...]]:
 
 def _fate(node: Record, rules: Sequence[str], layer: Record | None) -> str:
     texts = [_RULES.get(rule, rule.replace("_", " ")) for rule in rules]
-    if node.text("op") == "clip" and layer is not None and layer.has("low") and layer.has("high"):  # a table of its own has no clamp
+    clamped = layer is not None and layer.has("low") and layer.has("high")  # a clip by table has no clamp
+    if node.text("op") == "clip" and layer is not None and clamped:
         texts.append(f"the clamp of its requantizer, {layer.integer('low')} … {layer.integer('high')}")
     return "; ".join(texts) or ("as written" if layer is not None else "left out")
 
