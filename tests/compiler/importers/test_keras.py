@@ -502,10 +502,10 @@ def test_hostile_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = tmp_path / "net.keras"
     path.write_bytes(make())
     monkeypatch.chdir(tmp_path)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CompileError) as caught:
         read_keras(path)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
     assert text in str(caught.value), str(caught.value)
     assert str(caught.value).replace("\n", "").isprintable()
     assert [one.name for one in tmp_path.iterdir()] == ["net.keras"]

@@ -559,10 +559,10 @@ def test_hostile_files(name: str, sound: dict[str, bytes], tmp_path: Path, monke
     path, trap = tmp_path / "net.pt2", tmp_path / "evil"
     path.write_bytes(make(sound, trap))
     monkeypatch.chdir(tmp_path)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CompileError) as caught:
         read_torch(path)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
     assert text in str(caught.value), str(caught.value)
     assert str(caught.value).replace("\n", "").isprintable()
     assert [one.name for one in tmp_path.iterdir()] == ["net.pt2"]
