@@ -25,7 +25,7 @@ from .numbers import RealArray
 from .verify import SPEC, verify
 
 MAX_SPEC_BYTES = 1 << 18
-MAX_DOTS = 32
+MAX_DOTS = 16
 """Dots on one line of TOML: the parser's memory grows with the square of the dots in a key."""
 
 
