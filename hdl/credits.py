@@ -17,7 +17,7 @@ class Credits(wiring.Component):
     *Timing* a grant reflects every start before it; a place counts again `RETURN_CYCLES` after its word was taken.
     """
 
-    RETURN_CYCLES = 2
+    RETURN_CYCLES = 3
 
     def __init__(self, depth_words: int, pass_words: int, passes: int = 1, tail_words: int | None = None) -> None:
         self.depth_words = depth_words
@@ -30,16 +30,18 @@ class Credits(wiring.Component):
         m = Module()
         places = Signal(range(self.depth_words + 1), init=self.depth_words)
         pass_ = Signal(range(self.passes))
+        taken = Signal()  # a register, for the consumer's ready comes from far away
+        m.d.sync += taken.eq(self.i_taken)
         words = Mux(pass_ == self.passes - 1, self.tail_words, self.pass_words)
         with m.If(self.i_start):  # it comes late: everything else is ready for either case
             m.d.sync += [
                 pass_.eq(add_mod(pass_, 1, self.passes)),
-                places.eq(places - words + self.i_taken),
+                places.eq(places - words + taken),
                 self.o_grant.eq(places >= words + self.pass_words),
             ]
         with m.Else():
             m.d.sync += [
-                places.eq(places + self.i_taken),
+                places.eq(places + taken),
                 self.o_grant.eq(places >= self.pass_words),
             ]
         return m

@@ -14,7 +14,7 @@ def test_credits() -> None:
         dut = Credits(depth, words, passes, tail)
         rng = random.Random(depth)
         places, promised, started, stored = depth, False, 0, 0
-        values, grants = [], []
+        values, grants, back = [], [], 0
         for _ in range(300):
             start = promised and rng.random() < 0.7
             taken = stored > 0 and rng.random() < 0.5
@@ -22,7 +22,8 @@ def test_credits() -> None:
             grants.append(promised)
             spent = (tail if started % passes == passes - 1 else words) if start else 0
             promised = places >= spent + words
-            places += taken - spent
+            places += back - spent
+            back = taken  # a place counts a cycle after its word was taken
             stored += spent - taken
             started += start
             assert 0 <= places <= depth
