@@ -868,6 +868,8 @@ def _facts(synthesis: Record) -> Table:
     rows = [
         ("Speed grade", synthesis.text("speed") or "–"),
         ("Seed", str(synthesis.integer("seed"))),
+        ("All seeds", ", ".join(_seed(run) for run in synthesis.records("seeds"))),
+        ("Placer, router", f"{synthesis.text('placer')}, {synthesis.text('router')}"),
         ("Bitstream", synthesis.text("bitstream") if synthesis.has("bitstream") else "none"),
         ("Time taken", f"{synthesis.number('seconds'):.1f} s"),
     ]
@@ -876,6 +878,10 @@ def _facts(synthesis: Record) -> Table:
         cost = ", ".join(f"{wrapper.count(key)} {RESOURCES.get(key, key)}" for key in wrapper.values)
         rows.append(("Pin wrapper", f"more port bits than pins: shift registers round the top, at most {cost}"))
     return Table("Place and route", ("", ""), tuple(rows), words=True)
+
+
+def _seed(run: Record) -> str:
+    return f"{run.integer('seed')}: " + (f"{run.number('fmax_mhz'):.4g} MHz" if run.has("fmax_mhz") else "failed")
 
 
 # ----------------------------------------------------------------------------------------------------------- simulation
@@ -950,6 +956,7 @@ def _commands(build: Record, simulation: Record | None, synthesis: Record | None
         simulate.append(f"--seed {simulation.integer('seed')}")
     if synthesis is not None:
         synth.append(f"--freq {synthesis.number('freq_mhz'):g} --seed {synthesis.integer('seed')}")
+        synth.append(f"--placer {synthesis.text('placer')} --router {synthesis.text('router')}")
         if synthesis.text("speed"):
             synth.append(f"--speed {synthesis.text('speed')}")
     return command, " ".join(simulate), " ".join(synth), "convfold report BUILD"

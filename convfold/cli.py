@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 import click
 from click.core import ParameterSource
@@ -27,6 +29,9 @@ from convfold import __version__
 from convfold.compiler.errors import CompileError
 from convfold.compiler.targets import TARGETS
 from convfold.compiler.tools.errors import ToolError
+
+if TYPE_CHECKING:
+    from convfold.compiler.tools.nextpnr import SeedRun
 
 P = ParamSpec("P")
 
@@ -55,7 +60,8 @@ def _reports_errors(command: Callable[P, int]) -> Callable[P, None]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            status = command(*args, **kwargs)
+            with _stops_tools():
+                status = command(*args, **kwargs)
         except CompileError as error:
             err.print(f"[bold red]error:[/] {escape(error.source)}: {escape(error.message)}")
             if error.hint:
@@ -67,6 +73,24 @@ def _reports_errors(command: Callable[P, int]) -> Callable[P, None]:
         sys.exit(status)
 
     return run
+
+
+@contextmanager
+def _stops_tools() -> Iterator[None]:
+    """While it lasts, a signal that would end us at once raises `SystemExit`, so that tools which run are ended too."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
+        yield
+        return
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -461,17 +485,38 @@ def _cycles(record: Mapping[str, Any], name: str) -> str:
 @main.command()
 @build_argument
 @click.option("--freq", type=FiniteRange(0, min_open=True), help="Clock to aim for, MHz [default: planning clock].")
-@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the placer.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the placer: the first one.")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Seeds to try; the fastest result is kept.")
+@click.option("--jobs", type=click.IntRange(1), help="Seeds at a time; a full chip takes 2 GB each [default: processors].")
+@click.option("--timeout", type=FiniteRange(0, min_open=True), help="Seconds after which a seed is given up [default: none].")
 @click.option("--speed", type=click.Choice(["6", "7", "8"]), help="ECP5 speed grade [default: 6].")
+@click.option("--placer", type=click.Choice(["heap", "static", "sa"]), default="heap", show_default=True)
+@click.option("--router", type=click.Choice(["router1", "router2"]), default="router1", show_default=True)
 @json_option
 @_reports_errors
-def synth(build: Path, freq: float | None, seed: int, speed: str | None, as_json: bool) -> int:
+def synth(
+    build: Path,
+    freq: float | None,
+    seed: int,
+    seeds: int,
+    jobs: int | None,
+    timeout: float | None,
+    speed: str | None,
+    placer: Literal["heap", "static", "sa"],
+    router: Literal["router1", "router2"],
+    as_json: bool,
+) -> int:
     """Synthesize, place and route BUILD: utilisation, clock, bitstream."""
     from convfold.compiler.synth import synthesize_build
+    from convfold.compiler.tools.nextpnr import RouteOptions
 
     manifest = _read_build(build)
+    options = RouteOptions(freq_mhz=freq, speed=speed, placer=placer, router=router, timeout_s=timeout)
+    numbers = range(seed, seed + seeds)
     with _steps(as_json) as progress:
-        found = synthesize_build(build, manifest, freq_mhz=freq, seed=seed, speed=speed, progress=progress)
+        found = synthesize_build(
+            build, manifest, options, seeds=numbers, jobs=jobs, progress=progress, told=_seed_teller(as_json or seeds == 1)
+        )
     manifest = _update_build(build, synthesis=found)
     if as_json:
         click.echo(json.dumps(found))
@@ -483,6 +528,10 @@ def synth(build: Path, freq: float | None, seed: int, speed: str | None, as_json
     rate = found["fmax_mhz"] * 1e6 / manifest["interval_cycles"]
     latency = manifest["latency_cycles"] / found["fmax_mhz"]
     out.print(f"clock      {found['fmax_mhz']:.1f} MHz: {rate:,.0f} frames/s, {latency:,.1f} µs latency")
+    if seeds > 1:
+        clocks = sorted((run["fmax_mhz"] for run in found["seeds"] if run["fmax_mhz"] is not None), reverse=True)
+        failed = f"; {seeds - len(clocks)} failed" if len(clocks) < seeds else ""
+        out.print(f"seeds      {', '.join(f'{mhz:.1f}' for mhz in clocks)} MHz{failed}; kept seed {found['seed']}")
     out.print(f"bitstream  {escape(str(build / found['bitstream']))}")
     if not found["met"]:
         err.print(
@@ -490,6 +539,17 @@ def synth(build: Path, freq: float | None, seed: int, speed: str | None, as_json
             f"{found['freq_mhz'] - found['fmax_mhz']:.1f} MHz short"
         )
     return 0 if found["met"] else FAILED_CHECK
+
+
+def _seed_teller(quiet: bool) -> Callable[[SeedRun], None]:
+    """Prints what came of each seed as it ends."""
+
+    def tell(run: SeedRun) -> None:
+        found = run.result
+        what = f"failed: {found.message}" if isinstance(found, ToolError) else f"{found.slowest_mhz:.1f} MHz"
+        err.print(f"  seed {run.seed:<4} {escape(what)}, {run.seconds:.0f} s")
+
+    return (lambda run: None) if quiet else tell
 
 
 # ---------------------------------------------------------------------------------------------------------------- report

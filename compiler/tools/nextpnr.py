@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Literal
 from convfold.compiler.errors import CompileError
 from convfold.compiler.targets import Target
 from convfold.compiler.tools.errors import ToolError
-from convfold.compiler.tools.process import output_of, run_logged
+from convfold.compiler.tools.process import output_of, run_logged, start_logged
 
 INSTALL_HINT = "pip install 'convfold[synth]'"
 
@@ -113,49 +114,123 @@ def find_nextpnr(target: Target, prefer: Literal["native", "yowasp"] | None = No
     raise ToolError(f"nextpnr-{target.family}", "not found", hint=INSTALL_HINT)
 
 
+@dataclass(frozen=True, slots=True)
+class RouteOptions:
+    """How to place and route; what is ``None`` the target decides.
+
+    ``freq_mhz`` is the clock to aim for (the planning clock), ``speed`` an ECP5 speed grade. ``constraints`` is an LPF or PCF
+    file; ports it does not mention get any free pin. nextpnr is stopped after ``timeout_s`` seconds.
+    """
+
+    freq_mhz: float | None = None
+    speed: str | None = None
+    constraints: Path | None = None
+    placer: Placer = "heap"
+    router: Router = "router1"
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("freq_mhz", self.freq_mhz), ("timeout_s", self.timeout_s)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class SeedRun:
+    """What came of one seed: a route, or the error it ended with."""
+
+    seed: int
+    seconds: float
+    result: RouteResult | ToolError
+
+
 def place_and_route(
     nextpnr: Nextpnr,
     netlist: Path,
     target: Target,
     cwd: Path,
+    options: RouteOptions | None = None,
     *,
-    freq_mhz: float | None = None,
     seed: int = 1,
-    speed: str | None = None,
-    constraints: Path | None = None,
-    placer: Placer = "heap",
-    router: Router | None = None,
-    timeout_s: float | None = None,
     name: str = "route",
 ) -> RouteResult:
     """Place and route a netlist in the folder ``cwd``; files are called ``<name>.*``.
 
-    ``freq_mhz`` is the clock to aim for (the target's planning clock when left out), ``speed`` an ECP5 speed
-    grade. ``constraints`` is an LPF or PCF file; ports it does not mention get any free pin.
-
     Raises:
         ToolError: the design does not fit, nextpnr stops for another reason than a missed clock, or it takes
-            longer than ``timeout_s``.
+            longer than it may.
     """
-    goal_mhz = target.plan_mhz if freq_mhz is None else freq_mhz
-    grade = target.speed if speed is None else speed
-    report, routed = cwd / f"{name}.json", cwd / f"{name}.{_ROUTED_SUFFIX[target.family]}"
-    arguments = [*target.nextpnr_args, "--json", _relative(netlist, cwd)]
-    arguments += ["--freq", f"{goal_mhz:g}", "--seed", str(seed), "--timing-allow-fail"]
-    arguments += ["--report", report.name, "--placer", placer]
-    if router is not None:
-        arguments += ["--router", router]
-    if target.family == "ecp5":
-        arguments += ["--speed", grade, "--textcfg", routed.name, "--lpf-allow-unconstrained"]
-    else:
-        arguments += ["--asc", routed.name, "--pcf-allow-unconstrained"]
-    if constraints is not None:
-        arguments += ["--lpf" if target.family == "ecp5" else "--pcf", _relative(constraints, cwd)]
-    for stale in (report, routed):
-        stale.unlink(missing_ok=True)
-    command = (*nextpnr.command, *arguments)
-    log = run_logged(f"nextpnr-{target.family}", command, cwd, f"{name}.log", timeout_s=timeout_s)
-    return _result(report, routed, log, target, goal_mhz, seed, grade)
+    return _Run(nextpnr, netlist, target, cwd, options or RouteOptions(), seed, name).finish()
+
+
+def place_and_route_seeds(
+    nextpnr: Nextpnr,
+    netlist: Path,
+    target: Target,
+    cwd: Path,
+    options: RouteOptions | None = None,
+    *,
+    seeds: Iterable[int],
+    jobs: int,
+    told: Callable[[SeedRun], None] = lambda run: None,
+) -> tuple[SeedRun, ...]:
+    """`place_and_route` for each of ``seeds``, ``jobs`` processes at a time; ``told`` hears of each at its end.
+
+    A seed that fails is one of the results. All that still run are stopped when the caller is interrupted.
+    """
+    waiting, running, ended = list(seeds), list[_Run](), dict[int, SeedRun]()
+    order = tuple(waiting)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                seed = waiting.pop(0)
+                running.append(_Run(nextpnr, netlist, target, cwd, options or RouteOptions(), seed, f"seed{seed}"))
+            for run in [run for run in running if run.job.over]:
+                running.remove(run)
+                try:
+                    result: RouteResult | ToolError = run.finish()
+                except ToolError as error:
+                    result = error
+                ended[run.seed] = SeedRun(run.seed, round(time.monotonic() - run.began, 1), result)
+                told(ended[run.seed])
+            time.sleep(_POLL_S)
+    finally:
+        for run in running:
+            run.job.stop()
+    return tuple(ended[seed] for seed in order)
+
+
+_POLL_S = 0.05
+
+
+class _Run:
+    """One nextpnr at work."""
+
+    def __init__(
+        self, nextpnr: Nextpnr, netlist: Path, target: Target, cwd: Path, options: RouteOptions, seed: int, name: str
+    ) -> None:
+        self.target, self.seed = target, seed
+        self.goal_mhz = target.plan_mhz if options.freq_mhz is None else options.freq_mhz
+        self.grade = target.speed if options.speed is None else options.speed
+        self.report, self.routed = cwd / f"{name}.json", cwd / f"{name}.{_ROUTED_SUFFIX[target.family]}"
+        arguments = [*target.nextpnr_args, "--json", _relative(netlist, cwd)]
+        arguments += ["--freq", f"{self.goal_mhz:g}", "--seed", str(seed), "--timing-allow-fail"]
+        arguments += ["--report", self.report.name, "--placer", options.placer, "--router", options.router]
+        if target.family == "ecp5":
+            arguments += ["--speed", self.grade, "--textcfg", self.routed.name, "--lpf-allow-unconstrained"]
+        else:
+            arguments += ["--asc", self.routed.name, "--pcf-allow-unconstrained"]
+        if options.constraints is not None:
+            arguments += ["--lpf" if target.family == "ecp5" else "--pcf", _relative(options.constraints, cwd)]
+        for stale in (self.report, self.routed):
+            stale.unlink(missing_ok=True)
+        self.began = time.monotonic()
+        command = (*nextpnr.command, *arguments)
+        self.job = start_logged(f"nextpnr-{target.family}", command, cwd, f"{name}.log", timeout_s=options.timeout_s)
+
+    def finish(self) -> RouteResult:
+        log = self.job.wait()
+        return _result(self.report, self.routed, log, self.target, self.goal_mhz, self.seed, self.grade)
 
 
 def pack_bitstream(nextpnr: Nextpnr, result: RouteResult, cwd: Path, name: str = "bitstream") -> Path:

@@ -6,8 +6,10 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from convfold.compiler.tools.errors import ToolError
@@ -16,24 +18,62 @@ _TAIL_LINES = 12
 _ERROR_LINE = re.compile(r"^\s*(?:%?error\b|fatal\b)", re.IGNORECASE)
 
 
-def run_logged(
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A program that runs in a session of its own, with both its streams in the file ``log``."""
+
+    tool: str
+    log: Path
+    process: subprocess.Popen[bytes]
+    timeout_s: float | None
+    deadline: float | None
+
+    @property
+    def over(self) -> bool:
+        """Whether `wait` would return, or raise, at once: the program has ended, or its time is up."""
+        return self.process.poll() is not None or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+    def wait(self, *, any_status: bool = False) -> Path:
+        """The log, once the program has ended. When the caller is interrupted meanwhile, it is stopped.
+
+        Raises:
+            ToolError: the program took longer than ``timeout_s`` and was stopped with everything it started, or it ended
+                with another status than 0 (unless ``any_status`` says that the caller judges by other signs).
+        """
+        try:
+            status = self.process.wait(None if self.deadline is None else max(0.0, self.deadline - time.monotonic()))
+        except subprocess.TimeoutExpired as error:
+            self.stop()
+            message = f"was stopped after {self.timeout_s:g} s\n{last_lines(self.log, 3)}".rstrip()
+            raise ToolError(self.tool, message, self.log) from error
+        except BaseException:
+            self.stop()
+            raise
+        if status != 0 and not any_status:
+            raise ToolError(self.tool, f"{_ending(status)}\n{last_lines(self.log)}".rstrip(), self.log)
+        return self.log
+
+    def stop(self) -> None:
+        """End the program, if it still runs, with all its children."""
+        if self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def start_logged(
     tool: str,
     command: Sequence[str],
     cwd: Path,
     log: str,
     *,
     env: Mapping[str, str] | None = None,
-    any_status: bool = False,
     timeout_s: float | None = None,
-) -> Path:
-    """Run ``command`` in ``cwd`` with both its streams in the file ``cwd/log``, and return that file.
-
-    Nothing reaches our own standard output. When the caller is interrupted, or ``timeout_s`` is over, the
-    program and everything it started is stopped.
+) -> Job:
+    """Start ``command`` in ``cwd`` with both its streams in the file ``cwd/log``; nothing reaches our own standard output.
 
     Raises:
-        ToolError: the program cannot be started, takes too long, or ends with another status than 0 (unless
-            ``any_status`` says that the caller judges by other signs).
+        ToolError: the program cannot be started.
     """
     log_path = cwd / log
     with log_path.open("wb") as stream:
@@ -49,17 +89,22 @@ def run_logged(
             )
         except OSError as error:
             raise ToolError(tool, f"cannot be started: {error.strerror}", log_path) from error
-        try:
-            status = process.wait(timeout_s)
-        except subprocess.TimeoutExpired as error:
-            _stop(process)
-            raise ToolError(tool, f"was stopped after {timeout_s:g} s", log_path) from error
-        except BaseException:
-            _stop(process)
-            raise
-    if status != 0 and not any_status:
-        raise ToolError(tool, f"{_ending(status)}\n{last_lines(log_path)}".rstrip(), log_path)
-    return log_path
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    return Job(tool, log_path, process, timeout_s, deadline)
+
+
+def run_logged(
+    tool: str,
+    command: Sequence[str],
+    cwd: Path,
+    log: str,
+    *,
+    env: Mapping[str, str] | None = None,
+    any_status: bool = False,
+    timeout_s: float | None = None,
+) -> Path:
+    """`start_logged`, then `Job.wait`."""
+    return start_logged(tool, command, cwd, log, env=env, timeout_s=timeout_s).wait(any_status=any_status)
 
 
 def output_of(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> str | None:
@@ -97,13 +142,6 @@ def parse_version(text: str) -> tuple[int, ...]:
     """``"Verilator 5.036 2025-04-27"`` is ``(5, 36)``; a text without a dotted number is ``()``."""
     match = re.search(r"\d+(?:\.\d+)+", text)
     return tuple(int(part) for part in match.group().split(".")) if match else ()
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a program started in a session of its own, with all its children."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _ending(status: int) -> str:

@@ -152,6 +152,12 @@ def full() -> Manifest:
             "met": True,
             "speed": "6",
             "seed": 7,
+            "seeds": [
+                {"seed": 7, "seconds": 21.5, "fmax_mhz": 112.5, "error": None},
+                {"seed": 8, "seconds": 3.5, "fmax_mhz": None, "error": "no"},
+            ],
+            "placer": "heap",
+            "router": "router1",
             "bitstream": "bitstream.bit",
             "critical_path": [
                 {"from": "a.CLK", "to": "a.Q", "ns": 0.5, "kind": "clk-to-q"},
@@ -303,10 +309,10 @@ def test_hostile_keys_stay_texts() -> None:
 # ------------------------------------------------------------------------------------------------- faults in the manifest
 
 # Kept for tools; the page has no use for it. What follows may be absent, alone or with all that belongs to it.
-UNREAD = {"network[0].out_shape"}
+UNREAD = {"network[0].out_shape", "synthesis.seeds[].seconds", "synthesis.seeds[].error"}
 OPTIONAL = {"accuracy", "simulation", "synthesis", "synthesis.wrapper", "synthesis.bitstream", "command", "explanations"}
 OPTIONAL |= {"accuracy.float"}
-OPTIONAL |= {"decisions[].error", "synthesis.critical_path[].kind"}
+OPTIONAL |= {"decisions[].error", "synthesis.seeds[].fmax_mhz", "synthesis.critical_path[].kind"}
 OPTIONAL |= {f"simulation.{key}" for key in ("latency_cycles", "interval_cycles", "seed", "tests")}
 GROUPS = {"layers[].kernel", "layers[].rows", "layers[].ring_rows", "layers[].queue_words", "layers[].low", "layers[].high"}
 FREE = re.compile(r"(versions|simulation\.tests|synthesis\.(clocks|wrapper))\.\w+")
@@ -447,7 +453,7 @@ def test_commands_repeat_the_results() -> None:
     )
     assert read_report(full()).commands[1:3] == (
         "convfold simulate BUILD --frames 16 --seed 3",
-        "convfold synth BUILD --freq 100 --seed 7 --speed 6",
+        "convfold synth BUILD --freq 100 --seed 7 --placer heap --router router1 --speed 6",
     )
 
 
@@ -481,6 +487,8 @@ def test_latency_has_a_unit_that_suits_it(latency: int, value: str, unit: str) -
         (("synthesis", "dsps"), 21, "multipliers (DSP) 14 21 28 75 %"),
         (("synthesis", "clocks"), {"clk": 80.0}, "80 MHz 100 MHz −20 %"),
         (("synthesis", "seed"), 4711, "Seed 4711"),
+        (("synthesis", "seeds", 0, "fmax_mhz"), 99.5, "All seeds 7: 99.5 MHz, 8: failed"),
+        (("synthesis", "placer"), "static", "static, router1"),
         (("synthesis", "bitstream"), None, "Bitstream none"),
         (("synthesis", "critical_path", 1, "ns"), 8.875, "8.88 9.38"),
         (("synthesis", "wrapper"), {"luts": 11}, "at most 11 LUTs"),

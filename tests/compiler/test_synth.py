@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from convfold.compiler import synth
 from convfold.compiler.errors import CompileError
 from convfold.compiler.synth import synthesize_build
 from convfold.compiler.targets import Target, get_target
+from convfold.compiler.tools.errors import ToolError
 from convfold.compiler.tools.flow import Implementation
-from convfold.compiler.tools.nextpnr import Nextpnr, PathStep, RouteResult, Usage
+from convfold.compiler.tools.nextpnr import Nextpnr, PathStep, RouteOptions, RouteResult, SeedRun, Usage
 from convfold.compiler.tools.wrapper import WrapperCost
 from convfold.compiler.tools.yosys import Synthesis
 from tests.networks import Network, compile_network
@@ -33,10 +35,13 @@ def build(tmp_path: Path) -> Path:
 def met(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """A place and route that takes no time, and meets the clock or does not."""
 
-    def implement(source: Path, target: Target, top: str, cwd: Path, **options: Any) -> Implementation:
+    def implement(
+        source: Path, target: Target, top: str, cwd: Path, options: RouteOptions, **others: Any
+    ) -> Implementation:
         assert (source.name, target.name, top) == ("accelerator.v", "ice40-up5k", "net")
-        assert options["seed"] == 7 and options["freq_mhz"] == 20.0
-        options["progress"]("place and route: nextpnr 0")
+        assert options == RouteOptions(freq_mhz=20.0, placer="sa", timeout_s=60)
+        assert list(others["seeds"]) == [6, 7, 8] and others["jobs"] == 2
+        others["progress"]("place and route: nextpnr 0")
         (cwd / "routed.bin").write_bytes(b"bits")
         used = {name: Usage(*usage) for name, usage in SIZES.items()}
         mhz = 21.987 if request.param else 18.123
@@ -57,7 +62,12 @@ def met(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool
             log=cwd / "log",
         )
         synthesis = Synthesis(cwd / "netlist.json", top, {}, cwd / "log")
-        return Implementation(synthesis, route, WrapperCost(11, 22), cwd / "routed.bin", ("yosys 0", "nextpnr 0"))
+        slower = replace(route, seed=6, fmax_mhz={"clk": mhz - 2})
+        failed = ToolError("nextpnr", "was stopped after 60 s")
+        runs = (SeedRun(6, 1.5, slower), SeedRun(7, 2.5, route), SeedRun(8, 60.0, failed))
+        for run in runs:
+            others["told"](run)
+        return Implementation(synthesis, route, runs, WrapperCost(11, 22), cwd / "routed.bin", ("yosys 0", "nextpnr 0"))
 
     monkeypatch.setattr(synth, "implement", implement)
     monkeypatch.setattr(synth, "find_nextpnr", lambda target: Nextpnr(target.family, "nextpnr 0", (), ()))
@@ -67,7 +77,15 @@ def met(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool
 def test_what_is_recorded(build: Path, met: bool) -> None:
     steps: list[str] = []
     manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
-    found = synthesize_build(build, manifest, freq_mhz=20.0, seed=7, progress=steps.append)
+    found = synthesize_build(
+        build,
+        manifest,
+        RouteOptions(freq_mhz=20.0, placer="sa", timeout_s=60),
+        seeds=range(6, 9),
+        jobs=2,
+        progress=steps.append,
+        told=lambda run: steps.append(f"seed {run.seed}"),
+    )
     assert found.pop("seconds") >= 0
     fmax = 21.99 if met else 18.12
     assert found == {
@@ -79,6 +97,13 @@ def test_what_is_recorded(build: Path, met: bool) -> None:
         "met": met,
         "speed": "",
         "seed": 7,
+        "seeds": [
+            {"seed": 6, "seconds": 1.5, "fmax_mhz": round(fmax - 2, 2), "error": None},
+            {"seed": 7, "seconds": 2.5, "fmax_mhz": fmax, "error": None},
+            {"seed": 8, "seconds": 60.0, "fmax_mhz": None, "error": "was stopped after 60 s"},
+        ],
+        "placer": "sa",
+        "router": "router1",
         "bitstream": "net.bin",
         "critical_path": [
             {"from": "a.q", "to": "b.d", "ns": 1.235, "kind": "routing", "net": "n"},
@@ -88,13 +113,17 @@ def test_what_is_recorded(build: Path, met: bool) -> None:
         "versions": ["yosys 0", "nextpnr 0"],
     }
     assert (build / "net.bin").read_bytes() == b"bits"
-    assert steps == ["place and route: nextpnr 0"]
+    assert steps == ["place and route: nextpnr 0", "seed 6", "seed 7", "seed 8"]
 
 
 def test_the_command_fails_where_the_clock_is_missed(build: Path, met: bool) -> None:
     """It says by how much, and keeps the result either way."""
-    result = CliRunner().invoke(main, ["synth", str(build), "--freq", "20", "--seed", "7"])
+    options = ["--freq", "20", "--seed", "6", "--seeds", "3", "--jobs", "2", "--placer", "sa", "--timeout", "60"]
+    result = CliRunner().invoke(main, ["synth", str(build), *options])
     assert result.exit_code == (0 if met else 1), result.output
+    best = "22.0" if met else "18.1"
+    assert f"  seed 7    {best} MHz, 2 s\n  seed 8    failed: was stopped after 60 s, 60 s\n" in result.output
+    assert f"seeds      {best}, {'20.0' if met else '16.1'} MHz; 1 failed; kept seed 7\n" in result.output
     assert "LUT          1,234 of   5,280  23.4%" in result.output
     assert ("missed: 20 MHz were asked for, 18.1 reached, 1.9 MHz short" in result.output) != met
     manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))

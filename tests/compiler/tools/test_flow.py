@@ -12,7 +12,7 @@ from convfold.compiler.errors import CompileError
 from convfold.compiler.targets import get_target
 from convfold.compiler.tools.errors import ToolError
 from convfold.compiler.tools.flow import implement
-from convfold.compiler.tools.nextpnr import find_nextpnr, place_and_route
+from convfold.compiler.tools.nextpnr import RouteOptions, find_nextpnr, place_and_route
 from convfold.compiler.tools.yosys import Yosys, synthesize
 from tests.compiler.tools.designs import TOP
 
@@ -79,12 +79,12 @@ def test_a_missed_clock_is_a_result(yosys: Yosys, hard_verilog: Path, tmp_path: 
     target = get_target("ecp5-25k")
     netlist = synthesize(yosys, hard_verilog, target, TOP, tmp_path).netlist
     nextpnr = find_nextpnr(target)
-    slow = place_and_route(nextpnr, netlist, target, tmp_path, freq_mhz=400, seed=3, name="slow")
+    slow = place_and_route(nextpnr, netlist, target, tmp_path, RouteOptions(freq_mhz=400), seed=3, name="slow")
     assert not slow.achieved
     assert (slow.requested_mhz, slow.seed, slow.speed) == (400, 3, "6")
-    fast = place_and_route(nextpnr, netlist, target, tmp_path, freq_mhz=400, seed=3, speed="8", name="fast")
+    fast = place_and_route(nextpnr, netlist, target, tmp_path, RouteOptions(freq_mhz=400, speed="8"), seed=3, name="fast")
     assert fast.slowest_mhz > slow.slowest_mhz
-    again = place_and_route(nextpnr, netlist, target, tmp_path, freq_mhz=400, seed=3, name="again")
+    again = place_and_route(nextpnr, netlist, target, tmp_path, RouteOptions(freq_mhz=400), seed=3, name="again")
     assert again.fmax_mhz == slow.fmax_mhz
 
 
@@ -113,9 +113,8 @@ def test_ice40_with_bare_ports(fabric_verilog: Path, tmp_path: Path) -> None:
 def test_constraints_place_the_pins(hard_verilog: Path, tmp_path: Path) -> None:
     constraints = tmp_path / "board.lpf"
     constraints.write_text('LOCATE COMP "clk" SITE "G2";\nIOBUF PORT "clk" IO_TYPE=LVCMOS33;\n')
-    done = implement(
-        hard_verilog, get_target("ecp5-25k"), TOP, tmp_path, constraints=constraints, bitstream=False
-    )
+    options = RouteOptions(constraints=constraints)
+    done = implement(hard_verilog, get_target("ecp5-25k"), TOP, tmp_path, options, bitstream=False)
     assert "pin 'clk$tr_io' constrained to Bel" in done.route.log.read_text()
 
 
