@@ -11,6 +11,7 @@ from convfold.compiler.errors import CompileError
 from convfold.compiler.tools.simulators import BenchRun, find_simulator, run_cocotb
 
 from .bench import RESULTS
+from .monitor import monitor_name, monitor_verilog
 
 __all__ = ["Cosimulation", "cosimulate"]
 
@@ -54,14 +55,16 @@ def cosimulate(
             raise CompileError(str(folder), f"has no {name}", "run convfold compile again")
     folder = folder.resolve()
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    results = folder / "sim_build" / "seen.jsonl"
-    results.parent.mkdir(exist_ok=True)
+    work = folder / "sim_build"
+    work.mkdir(exist_ok=True)
+    monitor, results = work / "monitor.v", work / "seen.jsonl"
+    monitor.write_text(monitor_verilog(manifest), encoding="utf-8")
     results.write_text("", encoding="utf-8")
     env = {RESULTS: str(results)} | ({"CONVFOLD_FRAMES": str(frames)} if frames else {})
     run = run_cocotb(
         find_simulator(simulator),
-        [folder / "accelerator.v"],
-        manifest["top"],
+        [folder / "accelerator.v", monitor],
+        monitor_name(manifest),
         "test_accelerator",
         folder,
         env=env,
@@ -78,6 +81,7 @@ def cosimulate(
         "profiles": profiles,
         "latency_cycles": measured.get("latency_cycles"),
         "interval_cycles": measured.get("interval_cycles"),
+        "layers": measured.get("layers", []),
         "tests": {result.name: "passed" if result.passed else result.message for result in run.results},
         "passed": run.passed,
     }
