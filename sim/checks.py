@@ -146,10 +146,9 @@ class Checks:
         interval = max(after - before for before, after in pairwise(ends))
         layers = [asdict(layer) for layer in run.counts]
         self.note("measure", latency_cycles=latency, interval_cycles=interval, layers=layers)
-        assert latency == self.manifest["latency_cycles"], f"latency {latency}, manifest {self.manifest['latency_cycles']}"
-        assert interval == self.manifest["interval_cycles"], (
-            f"interval {interval}, manifest {self.manifest['interval_cycles']}"
-        )
+        for name, found in (("latency", latency), ("interval", interval)):
+            promised = self.manifest[f"{name}_cycles"]
+            _check(found == promised, f"{name} {found}, manifest {promised}")
 
     async def compare(self, profile: Profile) -> None:
         """Every frame back to back under a stall profile; every output beat equals golden's, and none comes after the last."""
@@ -171,7 +170,7 @@ class Checks:
             issue_rates={layer.name: round(layer.issue_rate, 6) for layer in run.counts},
             seconds=round(time.monotonic() - self.began, 2),
         )
-        assert not run.error, "error is set although every frame has its right length"
+        _check(not run.error, "error is set although every frame has its right length")
         if wrong:
             n, position = wrong[0]
             frame, beat = divmod(position, self.edges_out[n].frame_beats)
@@ -186,17 +185,17 @@ class Checks:
         size = self.edge_in.frame_beats
         frame, expected = self.beats_in(self.inputs[:1]), self.beats_out([output[:1] for output in self.outputs])
         run = await self.transfer(frame, 1)
-        assert not run.error, "error is set although the frame has its right length"
-        assert [output.beats for output in run.outputs] == expected, "a whole frame differs"
+        _check(not run.error, "error is set although the frame has its right length")
+        _check([output.beats for output in run.outputs] == expected, "a whole frame differs")
         if size > 1:
             run = await self.transfer([*frame[: size // 2 - 1], (0, True), *frame], 2)
-            assert run.error, "error is not set by a frame that ends early"
+            _check(run.error, "error is not set by a frame that ends early")
             after = [output.beats[len(beats) :] for output, beats in zip(run.outputs, expected, strict=True)]
-            assert after == expected, "the frame after a short one differs"
+            _check(after == expected, "the frame after a short one differs")
         run = await self.transfer([*((data, False) for data, _ in frame), (0, False), (0, True), *frame], 2)
-        assert run.error, "error is not set by a frame that ends late"
+        _check(run.error, "error is not set by a frame that ends late")
         both = [beats * 2 for beats in expected]
-        assert [output.beats for output in run.outputs] == both, "a frame that ends late, or the next, differs"
+        _check([output.beats for output in run.outputs] == both, "a frame that ends late, or the next, differs")
 
     # ----------------------------------------------------------------------------------------------------------- streams
 
@@ -222,6 +221,12 @@ class Checks:
         counts = [frames * edge.frame_beats for edge in self.edges_out]
         patience = 8 * (self.manifest["latency_cycles"] + self.manifest["interval_cycles"]) + 1000
         return await self.exchange(beats, counts, source, sinks, patience, linger)
+
+
+def _check(good: bool, message: str) -> None:
+    """An assertion that optimized Python makes too."""
+    if not good:
+        raise AssertionError(message)
 
 
 def _compare(profile: Profile) -> Callable[[Checks], Awaitable[None]]:

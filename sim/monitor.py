@@ -15,7 +15,7 @@ from typing import Any
 from convfold.compiler.emit import VERSION, render
 from convfold.hdl.axi_stream import AxiStreamParams
 
-__all__ = ["LayerCounts", "monitor_name", "monitor_verilog", "port_edge", "read_counts"]
+__all__ = ["LayerCounts", "count_bits", "monitor_name", "monitor_verilog", "port_edge", "read_counts"]
 
 SETTLED_FRAMES = 3
 """Frames of each layer that do not count: the pipeline fills."""
@@ -64,9 +64,14 @@ def monitor_verilog(manifest: Mapping[str, Any]) -> str:
         layers=[_layer(layer) for layer in manifest["layers"]],
         fields=FIELDS,
         layer_bits=layer_bits,
-        count_bits=layer_bits * len(manifest["layers"]),
+        count_bits=count_bits(manifest),
         settled=SETTLED_FRAMES,
     )
+
+
+def count_bits(manifest: Mapping[str, Any]) -> int:
+    """The width of ``counts``."""
+    return _BITS * len(FIELDS) * len(manifest["layers"])
 
 
 def read_counts(manifest: Mapping[str, Any], counts: int) -> list[LayerCounts]:
