@@ -25,7 +25,7 @@ REPORT_ARGS   ?=
 
 WORKERS     ?= 2
 PYTEST_ARGS ?=
-BENCH_ARGS  ?= --route
+BENCH_ARGS  ?=
 GRAPHS      ?= 2000
 RTL_GRAPHS  ?= 100
 
@@ -49,7 +49,7 @@ test: $(VENV)/test.stamp
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 bench: $(VENV)/demo.stamp
-	$(BIN)/python bench/digits.py $(BENCH_ARGS)
+	$(BIN)/python bench/bench.py $(BENCH_ARGS)
 
 # ../shared/models or CONVFOLD_MODELS holds the real models; without them only random networks run.
 soak: $(VENV)/test.stamp

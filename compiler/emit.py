@@ -21,11 +21,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from convfold.hdl.axi_stream import AxiStreamParams
 from convfold.hdl.buffer import BufferParams
+from convfold.hdl.concat import ConcatParams
 from convfold.hdl.conv import ConvParams
 from convfold.hdl.depthwise import DepthwiseParams
 from convfold.hdl.fork import ForkParams
 from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.max_pool import MaxPoolParams
+from convfold.hdl.streams import beats
 
 from .engines import WIRES, Stage
 from .graph import (
@@ -127,8 +129,7 @@ def accelerator_source(emission: Emission) -> str:
     pipeline = plan.pipeline
     stages = {stage.node.name: stage for stage in plan.stages}
     ports = output_ports(plan)
-    names = _Names(*(component.name for component in pipeline.components))
-    instances = {component.name: _instance(names, component.name) for component in pipeline.components}
+    names, instances = _instances(plan)
     source, sinks = names.fresh("edge_in"), [names.fresh(port.replace("m", "edge_out", 1)[:-5]) for port in ports]
     instances[SOURCE] = source
     components = [
@@ -179,9 +180,11 @@ def output_ports(plan: Plan) -> list[str]:
     return ["m_axis"] if count == 1 else [f"m{n}_axis" for n in range(count)]
 
 
-def _instance(names: _Names, name: str) -> str:
-    """The submodule of a component: its own name, unless a port of the top is called so."""
-    return names.fresh(name) if _PORT.fullmatch(name) else name
+def _instances(plan: Plan) -> tuple[_Names, dict[str, str]]:
+    """The submodule of each component: its own name, unless a port of the top is called so; and the names now taken."""
+    every = [component.name for component in plan.pipeline.components]
+    names = _Names(*every)
+    return names, {name: names.fresh(name) if _PORT.fullmatch(name) else name for name in every}
 
 
 def _access(instances: Mapping[str, str], port: str) -> str:
@@ -415,6 +418,7 @@ def manifest(emission: Emission) -> dict[str, Any]:
     """``manifest.json``: the contract for every outside tool."""
     plan = emission.plan
     graph = plan.graph
+    _, instances = _instances(plan)
     proofs = tuple(dict.fromkeys(d.certificate for d in graph.decisions if d.certificate is not None))
     return {
         "name": graph.name,
@@ -445,7 +449,7 @@ def manifest(emission: Emission) -> dict[str, Any]:
             }
             for node in emission.network.nodes
         ],
-        "layers": [_layer(plan, stage) for stage in plan.stages],
+        "layers": [_layer(plan, stage) | {"instance": instances[stage.node.name]} for stage in plan.stages],
         "queues": [
             {"name": part.name, "depth": part.params.depth_words, "lanes": part.params.lanes, "bits": part.params.bits}
             for part in plan.pipeline.components
@@ -514,6 +518,8 @@ def _layer(plan: Plan, stage: Stage) -> dict[str, Any]:
         "macs": node_macs(graph, node),
         "multipliers": stage.multipliers,
         "cycles": stage.cycles,
+        "steps": _steps(graph, stage),
+        "windowed": window is not None,
         "share": round(stage.cycles / plan.interval_cycles, 4),
         "lanes": stage.in_lanes,
         "latency": stage.engine.latency,
@@ -546,6 +552,15 @@ def _layer(plan: Plan, stage: Stage) -> dict[str, Any]:
             "weights": int(graph.weights[f"{node.name}.w"].size),
         }
     return layer
+
+
+def _steps(graph: Graph, stage: Stage) -> int:
+    """Cycles a frame in which an engine works if nothing makes it wait: its window's steps, or its beats out."""
+    if stage.window is not None:
+        return stage.window.out_height * stage.window.out_width * stage.window.ii
+    height, width, channels = graph.shapes[stage.node.name]
+    pixel_beats = len(stage.core.order) if isinstance(stage.core, ConcatParams) else beats(channels, stage.out_lanes)
+    return height * width * pixel_beats
 
 
 def _narrow(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

