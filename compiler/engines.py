@@ -51,9 +51,6 @@ from .numbers import Format, IntArray, Range, accumulator_range
 
 __all__ = ["WIRES", "Choice", "EngineParams", "Stage", "choices", "hardware_forms", "make_stage"]
 
-_ROW_SLACK = 3
-"""Cycles that an output row must take longer than the input rows it claims, or else it waits for them."""
-
 WIRES = (Reshape, Flatten)
 """Layers that are nothing but another way to count the same samples."""
 
@@ -181,7 +178,7 @@ def _conv_choices(graph: Graph, node: QConv2D) -> Iterator[Choice]:
                 words = beats(filters, rows)
                 for pes in _divisors(filters_each // rows) if grouped else _folds(words):
                     if pes <= steps:
-                        cycles = out_height * max(out_width * steps * beats(words, pes), 2)
+                        cycles = out_height * out_width * steps * beats(words, pes)
                         yield Choice(lanes, max(cycles, loads), parallel, rows, pes, rows * pes * taps)
 
 
@@ -192,7 +189,7 @@ def _depthwise_choices(graph: Graph, node: QConv2D | QAveragePool) -> Iterator[C
     for parallel in _parallels((kh, kw), node.dilation if isinstance(node, QConv2D) else (1, 1)):
         steps = (kh // parallel[0]) * (kw // parallel[1])
         for lanes in _divisors(channels):
-            cycles = out_height * max(out_width * steps * beats(channels, lanes), 2)
+            cycles = out_height * out_width * steps * beats(channels, lanes)
             loads = height * width * beats(channels, lanes)
             for rows in _divisors(lanes):
                 if lanes // rows <= steps:
@@ -204,7 +201,7 @@ def _pool_choices(graph: Graph, node: MaxPool) -> Iterator[Choice]:
     height, width, channels = graph.shapes[node.inputs[0]]
     out_height, out_width, _ = graph.shapes[node.name]
     for lanes in _folds(channels):
-        cycles = out_height * max(out_width * beats(channels, lanes) * node.kernel[0] * node.kernel[1], 2)
+        cycles = out_height * out_width * beats(channels, lanes) * node.kernel[0] * node.kernel[1]
         yield Choice(lanes, max(cycles, height * width * beats(channels, lanes)))
 
 
@@ -278,9 +275,7 @@ def _window(
         dilation=dilation,
         groups=1 if channelwise else groups,
     )
-    # Where the engine is as fast as its input, a larger ring saves the few cycles that every row would wait.
-    hurried = window.frame_cycles <= height * (width * window.beats + _ROW_SLACK)
-    return replace(window, rows=window.steady_rows if hurried else window.full_rows)
+    return replace(window, rows=window.full_rows)
 
 
 def _conv_stage(graph: Graph, node: QConv2D, choice: Choice, form: Form, kind: str, memory: str) -> Stage:

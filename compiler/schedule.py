@@ -43,6 +43,7 @@ from convfold.hdl.pipe import PipeTiming
 from convfold.hdl.product import ProductParams
 from convfold.hdl.reorder import ReorderParams
 from convfold.hdl.streams import beats
+from convfold.hdl.window import RELEASED_TO_OPEN, START_TO_STEP, STORED_TO_START
 
 __all__ = ["SOURCE", "Component", "StageParams", "Stopped", "Timetable", "timetable"]
 
@@ -62,11 +63,6 @@ StageParams = (
     | CropParams
     | PadParams
 )
-
-STORED_TO_START = 2  # from the last beat of a row to the start of an output row that needs it
-RELEASED_TO_OPEN = 2  # from the last step that reads a row to the first beat of the row that takes its place
-ROW_TO_ROW = 2  # from the start of an output row to that of the next, at the least
-START_TO_STEP = 1  # from the start of a pass to its first step
 
 SOURCE = "input edge"
 """The stream that enters at the chip's edge: no layer can be called so."""
@@ -196,6 +192,10 @@ class _Link:
     taken: Times = field(default_factory=list)
 
 
+_Started = tuple[str, Process, list[tuple[int, Times]]]
+"""A process, its component, and the lists that it writes."""
+
+
 class _Run:
     """All links and processes of one timetable."""
 
@@ -207,7 +207,7 @@ class _Run:
         self.occupancy: dict[str, Callable[[], int]] = {}
         self.arrivals: dict[str, Times] = {}
         self._joins: list[Mapping[str, _Link]] = []
-        self._started: list[tuple[str, Process, tuple[Times, ...]]] = []
+        self._started: list[_Started] = []
 
     def link(self, name: str, frame_beats: int) -> _Link:
         """The stream that leaves ``name``."""
@@ -221,22 +221,22 @@ class _Run:
 
     def start(self, name: str, process: Process, *writes: Times) -> None:
         """Let a process of component ``name`` run; it alone appends to the lists that it ``writes``."""
-        self._started.append((name, process, writes))
+        self._started.append((name, process, [(id(times), times) for times in writes]))
 
     def finish(self) -> list[str]:
         """Run all processes; returns the names of those that wait for what never comes."""
         ready = list(reversed(self._started))
-        waiting: dict[int, tuple[int, tuple[str, Process, tuple[Times, ...]]]] = {}  # by the list they wait for
+        waiting: dict[int, tuple[int, _Started]] = {}  # by the list they wait for
         while ready:
             entry = ready.pop()
             _name, process, writes = entry
             wait = next(process, None)
             if wait:
                 waiting[id(wait[0])] = wait[1], entry
-            for times in writes:
-                reader = waiting.get(id(times))
+            for key, times in writes:
+                reader = waiting.get(key)
                 if reader and len(times) > reader[0]:
-                    del waiting[id(times)]
+                    del waiting[key]
                     ready.append(reader[1])
         stopped = {name for _n, (name, _process, _writes) in waiting.values()}
         return [name for name in dict.fromkeys(name for name, _process, _writes in self._started) if name in stopped]
@@ -265,15 +265,14 @@ class _Run:
             case ConvParams() | DepthwiseParams() | DenseParams() | MaxPoolParams():
                 engine = params.conv if isinstance(params, DenseParams) else params
                 window = engine.window
-                row_beats = window.width * window.beats
-                expect(source, window.height * row_beats)
+                expect(source, window.pixels * window.beats)
                 words = _pass_words(engine)
                 sink = self.link(name, window.out_height * window.out_width * sum(words))
-                stored: Times = []  # when the last beat of each input row came
-                freed: Times = []  # when each input row was read for the last time
+                stored: Times = []  # when the last beat of each input pixel came
+                freed: Times = []  # when each input pixel was read for the last time
                 starts: Times = []  # of all passes
                 self.starts[name] = starts
-                store = _store(source, row_beats, window.rows, RELEASED_TO_OPEN, stored, freed)
+                store = _store(source, window.beats, window.rows * window.width, RELEASED_TO_OPEN, stored, freed)
                 self.start(name, store, source.taken, stored)
                 self.start(name, _issue(engine, words, stored, freed, starts, sink, frames), starts, freed, sink.offered)
             case ForkParams():
@@ -345,7 +344,7 @@ def _drain(source: _Link) -> Process:
 
 
 def _store(source: _Link, part_beats: int, places: int, to_open: int, stored: Times, freed: Times) -> Process:
-    """Parts (rows, bands) come into a memory with room for ``places``; a place opens ``to_open`` cycles after it was freed."""
+    """Parts (pixels, bands) come into a memory with room for ``places``; a place opens ``to_open`` cycles after it was freed."""
     offered, taken = source.offered, source.taken
     last = -1
     for part in range(source.total // part_beats):
@@ -380,40 +379,39 @@ def _issue(
     sink: _Link,
     frames: int,
 ) -> Process:
-    """Passes start with rows and credits, and their words leave through a queue."""
+    """Passes start with pixels and credits, and their words leave through a queue."""
     window = params.window
     offered, taken = sink.offered, sink.taken
     steps = window.steps
     start_to_word = START_TO_STEP + steps - 1 + params.latency
-    row_words = list(pass_words) * window.out_width
     owed = max(pass_words) - params.queue.depth_words  # words that must have left before the next pass starts
-    needed = -window.unread_rows  # rows that must have been stored before the output row at hand starts
+    awaited = (window.needed - 1).tolist()  # the last pixel of the frame that each output pixel waits for
+    releases = window.releases.tolist()
     time = 1 - steps  # grants are low in the first cycle
-    earliest = 0
-    for claim, release in list(zip(window.claims, window.releases, strict=True)) * frames:
-        needed += claim
-        if needed > len(stored):
-            yield stored, needed - 1
-        earliest = max(earliest, stored[needed - 1] + STORED_TO_START)
-        opens = len(starts)
-        for words in row_words:
-            time += steps
-            if time < earliest:
-                time = earliest
-            if owed > 0:
-                if owed > len(taken):
-                    yield taken, owed - 1
-                if time < taken[owed - 1] + Credits.RETURN_CYCLES:
-                    time = taken[owed - 1] + Credits.RETURN_CYCLES
-            starts.append(time)
-            owed += words
-            word = time + start_to_word
-            if words == 1:
-                offered.append(word)
-            else:
-                offered.extend(range(word, word + words))
-        earliest = starts[opens] + ROW_TO_ROW
-        freed.extend([time + steps - 1 + START_TO_STEP] * release)
+    for frame in range(frames):
+        for pixel, release in zip(awaited, releases, strict=True):
+            pixel += frame * window.pixels
+            if pixel >= len(stored):
+                yield stored, pixel
+            earliest = stored[pixel] + STORED_TO_START
+            for words in pass_words:
+                time += steps
+                if time < earliest:
+                    time = earliest
+                if owed > 0:
+                    if owed > len(taken):
+                        yield taken, owed - 1
+                    if time < taken[owed - 1] + Credits.RETURN_CYCLES:
+                        time = taken[owed - 1] + Credits.RETURN_CYCLES
+                starts.append(time)
+                owed += words
+                word = time + start_to_word
+                if words == 1:
+                    offered.append(word)
+                else:
+                    offered.extend(range(word, word + words))
+            if release:
+                freed.extend([time + steps - 1 + START_TO_STEP] * release)
 
 
 def _adapter_parts(params: LaneAdapterParams) -> list[int]:

@@ -2,19 +2,22 @@
 
 Incoming pixels fill a ring of rows; the reader walks over the output pixels and fetches, step by step, the samples under the
 kernel. Reading is random access, so any kernel, stride and padding cost no beats: padded taps are masked, and the next frame
-fills the ring while the last rows of this one are being read. Writer and reader meet only in two counters of rows: rows that
-have come and are not yet claimed, and rows that are free.
+fills the ring while the last rows of this one are being read. Writer and reader meet only in two counters of pixels: those
+that have come and are not claimed by an output pixel, and those that are free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import reduce
+from operator import and_
 
+import numpy as np
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from numpy.typing import NDArray
 
 from .ram import Ram, RamParams
 from .streams import add_mod, beat_layout, beat_stream, beats, delay
@@ -25,8 +28,16 @@ STEP_LAYOUT = data.StructLayout({"valid": 1, "first": 1, "last": 1, "pixel": 1})
 """A step of the schedule: is there one, does it open its pass, close its pass, open its pixel."""
 
 
-SETTLED_FRAMES = 4
-"""After so many frames a ring has found its pace, and within as many it has shown it."""
+_Axis = tuple[int, int, tuple[int, int], int, int]
+
+STORED_TO_START = 2
+"""Cycles from the last beat of an input pixel to the start of an output pixel that needs it."""
+
+RELEASED_TO_OPEN = 2
+"""Cycles from the last step that reads an input pixel to the first beat of the one that takes its place."""
+
+START_TO_STEP = 1
+"""Cycles from the start of a pass to its first step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +59,11 @@ class WindowParams:
     column, lane.
 
     *Timing* one step a cycle while input and grants last: a frame takes ``frame_cycles``. ``latency`` cycles lie between
-    a step and its samples. The first step of an output row comes 3 cycles or more after the last beat of the input rows
-    it waits for. No cycle is lost within or between frames if the ring has ``full_rows`` rows and every output row takes
-    at least 3 cycles longer than the input rows that it claims; otherwise with ``steady_rows``, once the ring has filled.
+    a step and its samples. The first step of an output pixel comes 3 cycles or more after the last beat of the input
+    pixels that it waits for: of the last one under its kernel, or under an earlier output pixel's. The first beat of an
+    input pixel comes 2 cycles or more after the last step that reads the pixel whose place it takes. With ``full_rows``
+    rows no cycle is lost within or between frames, once the ring has filled: a frame takes ``frame_cycles``, or as many
+    cycles as it has input beats.
 
     *Raises* ``ValueError`` for impossible sizes.
     """
@@ -86,12 +99,12 @@ class WindowParams:
             raise ValueError(f"groups must be 1 for a channelwise window, not {self.groups!r}")
         if self.replays % self.groups or (self.groups > 1 and self.channels % (self.groups * self.lanes)):
             raise ValueError(f"groups must divide replays, and channels into whole beats, not {self.groups!r}")
+        if self.out_height < 1 or self.out_width < 1:
+            raise ValueError(f"kernel must fit into the padded input, not {self.kernel!r}")
         if self.rows < self.min_rows or self.rows % self.parallel[0]:
             raise ValueError(
                 f"rows must be a multiple of {self.parallel[0]} from {self.min_rows} on, not {self.rows!r}"
             )
-        if self.out_height < 1 or self.out_width < 1:
-            raise ValueError(f"kernel must fit into the padded input, not {self.kernel!r}")
 
     # The schedule, in numbers.
 
@@ -139,14 +152,9 @@ class WindowParams:
         return self.beats if self.channelwise else self.replays
 
     @property
-    def row_cycles(self) -> int:
-        """Cycles a row of the output: its steps, but at least two."""
-        return max(self.out_width * self.passes * self.steps, 2)
-
-    @property
     def frame_cycles(self) -> int:
         """Cycles a frame: the least interval between frames."""
-        return self.out_height * self.row_cycles
+        return self.out_height * self.out_width * self.ii
 
     @property
     def ii(self) -> int:
@@ -158,86 +166,86 @@ class WindowParams:
         """Cycles from a step (`Window.o_step`) to its samples (`Window.o_taps`)."""
         return 5 + (self.parallel[0] > 1) + (self.parallel[1] > 1)
 
-    # The rows: which have come when an output row may start, which are free when it is done.
+    # The pixels, counted in raster order: which have come when an output pixel may start, which are free when it is done.
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of a frame."""
+        return self.height * self.width
+
+    @property
+    def needed(self) -> NDArray[np.int64]:
+        """Pixels of the frame that must have come before each output pixel starts: at least one, also if all is padding."""
+        rows, cols = (
+            np.clip(np.arange(count) * stride - pads[0] + extent, 1, size)
+            for count, stride, pads, extent, size in self._axes
+        )
+        return np.maximum.accumulate(((rows[:, None] - 1) * self.width + cols).ravel())
+
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """The first pixel that each output pixel, or a later one, still reads; and behind them ``pixels``."""
+        rows, cols = (
+            np.clip(np.arange(count) * stride - pads[0], 0, size) for count, stride, pads, _extent, size in self._axes
+        )
+        corners = np.append(rows[:, None] * self.width + cols, self.pixels)
+        return np.minimum.accumulate(corners[::-1])[::-1]
+
+    @property
+    def _axes(self) -> tuple[_Axis, _Axis]:
+        """Output size, stride, padding, extent and input size of rows and columns."""
+        return (
+            (self.out_height, self.stride[0], self.padding[0], self.extent[0], self.height),
+            (self.out_width, self.stride[1], self.padding[1], self.extent[1], self.width),
+        )
+
+    @property
+    def unread_pixels(self) -> int:
+        """Pixels at the end of a frame for which no output pixel waits."""
+        return self.pixels - int(self.needed[-1])
+
+    @property
+    def skipped_pixels(self) -> int:
+        """The most pixels that are free before they have come: between windows, or behind the last."""
+        return max(int(np.max(self.first[1:] - self.needed)), 0)
+
+    @property
+    def claims(self) -> NDArray[np.int64]:
+        """Pixels that must newly have come for each output pixel; the unread ones of the last frame count to the first."""
+        return np.diff(self.needed, prepend=-self.unread_pixels)
+
+    @property
+    def releases(self) -> NDArray[np.int64]:
+        """Pixels that become free with the end of each output pixel."""
+        return np.diff(self.first)
+
+    def _whole_rows(self, pixels: int) -> int:
+        """So many pixels in rows, the same number in every bank."""
+        in_banks = self.width * self.parallel[0]
+        return max(-(-pixels // in_banks), 1) * self.parallel[0]
 
     @property
     def min_rows(self) -> int:
         """The smallest ring that works at all."""
-        live = max(
-            self.needed_rows(row) - self.first_row(row) for row in range(self.out_height)
-        )
-        banks = self.parallel[0]
-        return -(-max(live, 1) // banks) * banks
+        return self._whole_rows(int(np.max(self.needed - self.first[:-1])))
 
     @property
     def full_rows(self) -> int:
-        """The smallest ring that has room, during every output row, for all that the next one needs."""
-        needed = [self.needed_rows(row) for row in range(self.out_height)]
-        live = max(
-            after - self.first_row(row)
-            for row, after in enumerate([*needed[1:], self.height + needed[0]])
-        )
-        banks = self.parallel[0]
-        return -(-live // banks) * banks
+        """A ring that costs no cycle: a frame takes as long as its steps or its input beats.
 
-    @property
-    def steady_rows(self) -> int:
-        """The smallest ring from `full_rows` on that costs no cycle: a frame takes as long as its steps or its input beats.
-
-        Where steps and beats take turns to be the slower, or are equally fast, the writer needs rows to run ahead by.
+        Let a frame take ``period`` cycles, and let input pixels come and output pixels start evenly over it; output pixels
+        as early as the input allows. So much room as that takes is enough for whoever comes or starts earlier too: all that
+        happens waits for the latest of what it needs, so that if something is earlier, nothing comes later. The same holds for
+        a chain of such windows: none of them keeps another from its pace.
         """
-        banks, bound = self.parallel[0], max(self.frame_cycles, self.height * self.width * self.beats)
-        rows = range(self.full_rows, 4 * (self.height + self.extent[0]) * banks, banks)
-        return next((count for count in rows if self._settled_cycles(count) <= SETTLED_FRAMES * bound), rows[0])
-
-    def _settled_cycles(self, rows: int) -> int:
-        """Cycles of some frames with a ring of so many rows, to the cycle, if the input never pauses; they may take turns."""
-        row_cycles, row_beats, row_steps = self.row_cycles, self.width * self.beats, self.out_width * self.ii
-        stored: list[int] = []
-        freed: list[int] = []
-        starts = [-row_cycles]
-        needed = -self.unread_rows
-        for claimed, released in list(zip(self.claims, self.releases, strict=True)) * (2 * SETTLED_FRAMES):
-            needed += claimed
-            while len(stored) < needed:
-                opens = stored[-1] + 1 if stored else 0
-                if len(stored) >= rows:
-                    opens = max(opens, freed[len(stored) - rows] + 2)
-                stored.append(opens + row_beats - 1)
-            starts.append(max(starts[-1] + row_cycles, stored[needed - 1] + 2))
-            freed += [starts[-1] + row_steps] * released
-        return starts[-1] - starts[-1 - SETTLED_FRAMES * self.out_height]
-
-    def needed_rows(self, row: int) -> int:
-        """Rows of the frame that must have come before output row ``row`` starts: at least one, also if all is padding."""
-        return min(max(row * self.stride[0] - self.padding[0][0] + self.extent[0], 1), self.height)
-
-    def first_row(self, row: int) -> int:
-        """The first input row that output row ``row``, or a later one, still reads."""
-        if row == self.out_height:
-            return self.height
-        return min(max(row * self.stride[0] - self.padding[0][0], 0), self.height)
-
-    @property
-    def unread_rows(self) -> int:
-        """Rows at the bottom of a frame that no window reaches."""
-        return self.height - self.needed_rows(self.out_height - 1)
-
-    @property
-    def skipped_rows(self) -> int:
-        """The most rows that are free before they have come: between windows, or below the last."""
-        return max(max(self.first_row(n + 1) - self.needed_rows(n), 0) for n in range(self.out_height))
-
-    @property
-    def claims(self) -> tuple[int, ...]:
-        """Rows that must newly have come for each output row; the unread rows of the last frame count to the first."""
-        needed = [self.needed_rows(row) for row in range(self.out_height)]
-        return (needed[0] + self.unread_rows, *(after - before for before, after in pairwise(needed)))
-
-    @property
-    def releases(self) -> tuple[int, ...]:
-        """Rows that become free with the end of each output row."""
-        return tuple(self.first_row(row + 1) - self.first_row(row) for row in range(self.out_height))
+        period, count = max(self.frame_cycles, self.pixels * self.beats), len(self.needed)
+        arrived = self.needed * period // self.pixels - 1  # the last beat that each output pixel waits for
+        starts = np.arange(count) * period // count
+        starts += np.max(arrived + STORED_TO_START - starts)
+        opens = starts + START_TO_STEP + self.ii - 1 + RELEASED_TO_OPEN  # the places that each output pixel releases
+        releaser = np.searchsorted(self.first[1:], np.arange(self.pixels), side="right")
+        successor = -(-opens[releaser] * self.pixels // period)  # the first pixel that comes so late
+        return max(self._whole_rows(int(np.max(successor - np.arange(self.pixels)))), self.min_rows)
 
     # The reference.
 
@@ -274,16 +282,18 @@ class WindowParams:
         return Window(self)
 
 
-class _Rows:
-    """What the writer and the reader tell each other about rows."""
+class _Pixels:
+    """What the writer and the reader tell each other about pixels."""
 
     def __init__(self, p: WindowParams) -> None:
-        self.opened = Signal(name="row_opened")  # the writer begins a row
-        self.stored = Signal(name="row_stored")  # the writer ends a row
-        self.space = Signal(range(p.rows + p.skipped_rows + 1), init=p.rows, name="rows_free")
-        self.starts = Signal(name="row_starts")  # the reader begins an output row
-        self.ready = Signal(name="row_ready")  # the reader may begin one
-        self.released = Signal(range(max(p.releases) + 1), name="rows_released")
+        self.opened = Signal(name="pixel_opened")  # the writer begins a pixel
+        self.stored = Signal(name="pixel_stored")  # the writer has ended a pixel, a cycle ago
+        self.released = Signal(range(int(np.max(p.releases)) + 1), name="pixels_released")
+        # Free places less one, and pixels that have come less those that the next pass needs: if below 0, who waits for them.
+        ring = p.rows * p.width
+        self.room = Signal(range(-1, ring + p.skipped_pixels), init=ring - 1, name="room")
+        most = int(np.max(p.claims))
+        self.spare = Signal(range(-most, ring + p.skipped_pixels + 1), init=-int(p.needed[0]), name="spare")
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,8 +317,8 @@ class Window(wiring.Component):
     ``o_step`` is the step being issued, ``o_taps`` its samples ``latency`` cycles later. Nothing here can be stalled: whoever
     grants a pass has room for its results.
 
-    Invariants: (1) a row is read only after its last beat was stored; (2) a slot is written only after the last output row
-    that reads it was issued; (3) ``o_start`` implies ``i_grant``.
+    Invariants: (1) a pixel is read only after its last beat was stored; (2) a slot is written only after the last step of the
+    last output pixel that reads it was issued; (3) ``o_start`` implies ``i_grant``.
     """
 
     i: stream.Interface
@@ -339,17 +349,16 @@ class Window(wiring.Component):
             for c in range(banks_c):
                 m.submodules[f"bank_{r}_{c}"] = banks[r, c] = ram.create()
 
-        rows = _Rows(p)
-        self._write(m, rows, banks, row_words)
-        position = self._schedule(m, rows, row_words)
+        pixels = _Pixels(p)
+        self._write(m, pixels, banks, row_words)
+        position = self._schedule(m, pixels, row_words)
         self._fetch(m, banks, row_words, position)
-        self._count(m, rows)
         return m
 
     # ------------------------------------------------------------------------------------------------------------ writer
 
-    def _write(self, m: Module, rows: _Rows, banks: _Banks, row_words: int) -> None:
-        """Store beats while there is a free row."""
+    def _write(self, m: Module, pixels: _Pixels, banks: _Banks, row_words: int) -> None:
+        """Store beats while there is a free pixel."""
         p = self.params
         banks_r, banks_c = p.parallel
         beat = Signal(range(p.beats))
@@ -359,17 +368,20 @@ class Window(wiring.Component):
         group = Signal(range(row_words))  # word of this column's first beat
         slot = Signal(range(p.rows // banks_r * row_words))  # word of this row's first column
 
-        row_opens = Signal(init=1)
+        opens = Signal(init=1)
         accept = self.i.valid & self.i.ready
         last_beat = beat == p.beats - 1
         last_col = col == p.width - 1
         m.d.comb += [
-            self.i.ready.eq(~row_opens | (rows.space != 0)),
-            rows.opened.eq(accept & row_opens),
-            rows.stored.eq(accept & last_beat & last_col),
+            self.i.ready.eq(~opens | (~pixels.room[-1])),
+            pixels.opened.eq(accept & opens),
+        ]
+        m.d.sync += [
+            pixels.stored.eq(accept & last_beat),
+            pixels.room.eq(pixels.room + pixels.released - pixels.opened),
         ]
         with m.If(accept):
-            m.d.sync += [row_opens.eq(last_beat & last_col), beat.eq(Mux(last_beat, 0, beat + 1))]
+            m.d.sync += [opens.eq(last_beat), beat.eq(Mux(last_beat, 0, beat + 1))]
             with m.If(last_beat):
                 m.d.sync += [
                     col.eq(Mux(last_col, 0, col + 1)),
@@ -392,40 +404,58 @@ class Window(wiring.Component):
 
     # ------------------------------------------------------------------------------------------------------------ reader
 
-    def _schedule(self, m: Module, rows: _Rows, row_words: int) -> _Position:
+    def _schedule(self, m: Module, pixels: _Pixels, row_words: int) -> _Position:
         """Issue steps; returns where the sample of each step lies."""
         p = self.params
         banks_c = p.parallel[1]
         serial_c = p.kernel[1] // banks_c
         top, left = p.padding[0][0], p.padding[1][0]
 
-        # Counters of the schedule, and whether each stands at its last value. That is a register where it decides on the
-        # start of a pass, so that nothing but its own bit stands between.
+        # The pass that starts next, and what it ends if it is the last of it.
+        start = self.o_start
+        _, last_pass = _counter(m, "pass", p.passes // p.shares, start)
+        _, last_share = _counter(m, "share", p.shares, start & last_pass)
+        ends_pixel = _all(last_pass, last_share)
+        next_col, last_col = _counter(m, "out_col", p.out_width, start & ends_pixel)
+        ends_row = _all(ends_pixel, last_col)
+        next_row, last_row = _counter(m, "out_row", p.out_height, start & ends_row)
+
+        # The pass that runs: the same one cycle after its start, until the next one starts.
         run = Signal()
         opens_pass = Signal(init=1)
         opens_pixel = Signal(init=1)
-        opens_row = Signal(init=1)
         tap_col = Signal(range(serial_c))
         beat = Signal(range(p.pass_beats))
-
         last_beat = beat == p.pass_beats - 1
         last_tap_col = last_beat & (tap_col == serial_c - 1)
         _, last_step = _counter(m, "step", p.steps, run)
-        _, last_pass = _counter(m, "pass", p.passes // p.shares, run & last_step)
-        last_of_share = last_step & last_pass
-        _, last_share = _counter(m, "share", p.shares, run & last_of_share)
-        last_of_pixel = last_of_share & last_share
-        _, last_col = _counter(m, "out_col", p.out_width, run & last_of_pixel)
-        last_of_row = last_of_pixel & last_col
-        out_row, last_row = _counter(m, "out_row", p.out_height, run & last_of_row)
-        last_of_frame = last_of_row & last_row
+        last_of_share = _all(last_step, _held(m, "ends_share", last_pass, start))
+        last_of_pixel = _all(last_step, _held(m, "ends_pixel", ends_pixel, start))
+        last_of_row = _all(last_step, _held(m, "ends_row", ends_row, start))
+        last_of_frame = _all(last_step, _held(m, "ends_frame", _all(ends_row, last_row), start))
 
-        # Start of passes. `rows.ready` and `i_grant` are registers that already count the start before.
-        free = ~run | last_step
-        next_opens_row = Mux(run, last_of_row, opens_row)
-        start = free & self.i_grant & (~next_opens_row | rows.ready)
-        m.d.comb += [self.o_start.eq(start), rows.starts.eq(start & next_opens_row)]
+        # Start of passes. `spare` and `i_grant` are registers that already count the start before.
+        m.d.comb += start.eq((~run | last_step) & self.i_grant & ~pixels.spare[-1])
         m.d.sync += run.eq(start | (run & ~last_step))
+
+        # What the pass after the next one claims: nothing but for the first of a pixel. Where a pass has more than one step,
+        # there is time to look it up.
+        shape = p.out_height, p.out_width
+        claims = np.roll(p.claims, -1).reshape(shape)
+        claim: Value = Mux(ends_pixel, _raster_table(m, "claim", (next_row, next_col), last_col, claims, p.out_width - 1), 0)
+        claims_now: Value = start
+        if p.steps > 1:
+            claim = delay(m, claim, 1, "claim", reset_less=True)
+            claims_now = delay(m, start, 1, "started")
+        with m.If(claims_now):
+            m.d.sync += pixels.spare.eq(pixels.spare - claim + pixels.stored)
+        with m.Else():
+            m.d.sync += pixels.spare.eq(pixels.spare + pixels.stored)
+
+        # While the last pass of an output pixel runs, the counters stand at the next one.
+        releases = np.roll(p.releases, 1).reshape(shape)
+        release = _raster_table(m, "release", (next_row, next_col), next_col == 0, releases, 0)
+        m.d.sync += pixels.released.eq(Mux(run & last_of_pixel, release, 0))
 
         # Position of the window: ring row and word of its first tap, and where the tap being fetched lies.
         c_range = range(min(-left, 0), p.out_width * p.stride[1] + p.extent[1] + 1)
@@ -482,7 +512,7 @@ class Window(wiring.Component):
                 m.d.comb += next_base_word.eq(base_word + p.pass_beats)
 
         with m.If(run):
-            m.d.sync += [opens_pass.eq(last_step), opens_pixel.eq(last_of_pixel), opens_row.eq(last_of_row)]
+            m.d.sync += [opens_pass.eq(last_step), opens_pixel.eq(last_of_pixel)]
             m.d.sync += beat.eq(Mux(last_beat, 0, beat + 1))
             with m.If(last_step):
                 m.d.sync += [
@@ -520,10 +550,6 @@ class Window(wiring.Component):
             self.o_step.last.eq(last_step),
             self.o_step.pixel.eq(opens_pixel),
         ]
-        with m.If(run & last_of_row):
-            m.d.sync += rows.released.eq(_table(m, "release", out_row, p.releases))
-        with m.Else():
-            m.d.sync += rows.released.eq(0)
         return _Position(row, ring, col, word, base_phase)
 
     def _fetch(self, m: Module, banks: _Banks, row_words: int, at: _Position) -> None:
@@ -582,24 +608,6 @@ class Window(wiring.Component):
                     m.d.sync += sample.eq(Mux(inside[u] & inside[banks_r + v], stored, padding))
                     m.d.comb += self.o_taps[n].eq(sample)
 
-    # ---------------------------------------------------------------------------------------------------------- counters
-
-    def _count(self, m: Module, rows: _Rows) -> None:
-        """Rows that have come and are not claimed, rows that are free; whether the next output row may start."""
-        p = self.params
-        come = Signal(range(p.rows + p.skipped_rows + 1), init=p.unread_rows)
-        claim_row = Signal(range(p.out_height))
-        claim = _table(m, "claim", claim_row, p.claims)
-        with m.If(rows.starts):
-            m.d.sync += [
-                come.eq(come - claim + rows.stored),
-                claim_row.eq(add_mod(claim_row, 1, p.out_height)),
-                rows.ready.eq(0),
-            ]
-        with m.Else():
-            m.d.sync += [come.eq(come + rows.stored), rows.ready.eq(come >= claim)]
-        m.d.sync += rows.space.eq(rows.space + rows.released - rows.opened)
-
 
 def _counter(m: Module, name: str, size: int, step: Value) -> tuple[Value, Value]:
     """Counts 0 to ``size - 1``, on every ``step``; and a register that tells whether it stands at the last."""
@@ -610,6 +618,21 @@ def _counter(m: Module, name: str, size: int, step: Value) -> tuple[Value, Value
     with m.If(step):
         m.d.sync += [count.eq(Mux(last, 0, count + 1)), last.eq(count == size - 2)]
     return count, last
+
+
+def _all(*flags: Value) -> Value:
+    """The conjunction, where constants among them are 1."""
+    return reduce(and_, [flag for flag in flags if not isinstance(flag, Const)] or [Const(1)])
+
+
+def _held(m: Module, name: str, flag: Value, take: Value) -> Value:
+    """``flag`` as it was at the last ``take``."""
+    if isinstance(flag, Const):
+        return flag
+    held = Signal(name=name, reset_less=True)
+    with m.If(take):
+        m.d.sync += held.eq(flag)
+    return held
 
 
 def _inside(position: Value, size: int) -> Value:
@@ -629,6 +652,21 @@ def _turn(m: Module, lines: list[list[Value]], phase: Value, name: str) -> list[
             line.append(register)
         turned.append(line)
     return turned
+
+
+def _raster_table(
+    m: Module, name: str, place: tuple[Value, Value], apart: Value, entries: NDArray[np.int64], column: int
+) -> Value:
+    """``entries[row, col]`` at ``place``; but for ``column``, where ``apart`` is 1, every row that is not zero is the same."""
+    row, col = place
+    rest = np.delete(entries, column, axis=1)
+    alone = _table(m, f"{name}_apart", row, entries[:, column].tolist())
+    if not rest.any():
+        return Mux(apart, alone, 0)
+    others = rest[np.flatnonzero(rest.any(axis=1))[0]]
+    inner = _table(m, f"{name}_inner", col, np.insert(others, column, np.bincount(others).argmax()).tolist())
+    like = _table(m, f"{name}_row", row, rest.any(axis=1).astype(int).tolist())
+    return Mux(apart, alone, Mux(like[0], inner, 0))
 
 
 def _table(m: Module, name: str, index: Value, entries: Sequence[int]) -> Signal:

@@ -136,10 +136,10 @@ def test_a_convolution(seed: int) -> None:
 
 
 def test_rows_of_one_step() -> None:
-    """They take two cycles each: the shortest there are."""
+    """They take one cycle each: the shortest there are."""
     window = WindowParams(6, 1, 2, 2, 8, False, (1, 1), (1, 1), ((0, 0), (0, 0)), rows=6)
     engine = ConvParams(window, 3, 3, 1, 8, 24, 8, False, 24, 0, 255)
-    assert assert_stage_is_exact(engine).interval_cycles == 12
+    assert assert_stage_is_exact(engine).interval_cycles == 6
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -241,9 +241,9 @@ def test_occupancy_is_the_least_depth_that_changes_nothing() -> None:
 
 
 def test_a_pipeline_that_stops_is_an_error() -> None:
-    """A row and a beat must have come before the sum begins; the beat behind them, the fork has handed to the convolution."""
-    timetable(*residual(63), 2)
-    edge_in, components, outputs = residual(62)
+    """A row and two pixels must have come before the sum begins; the last beat of them, the fork has handed to the convolution."""
+    timetable(*residual(39), 2)
+    edge_in, components, outputs = residual(38)
     message = r"^the pipeline stops after 0 of 384 beats: fork, conv, queue, sum, the edge of sum wait for ever$"
     with pytest.raises(RuntimeError, match=message):
         timetable(edge_in, components, outputs, 2)

@@ -263,15 +263,15 @@ def assert_latency(stage: ConvStage[Any], run: Run) -> None:
 
 
 def assert_pace(stage: ConvStage[Any]) -> None:
-    """With a steady ring the multipliers are fed in every cycle from the first step to the last of three frames.
+    """With a full ring the multipliers are fed in every cycle from the first step to the last of three frames.
 
     Where it has fewer steps than input beats, a frame takes as long as they.
     """
-    window = replace(stage.params.window, rows=stage.params.window.steady_rows)
+    window = replace(stage.params.window, rows=stage.params.window.full_rows)
     stage = replace(stage, params=replace(stage.params, window=window))
     params = stage.params
     run = drive(stage, 3, ["none"])["none"]
-    in_beats = window.height * window.width * window.beats
+    in_beats = window.pixels * window.beats
     assert run.cycles[2 * stage.frame_beats] - run.cycles[stage.frame_beats] == max(params.frame_cycles, in_beats)
     if params.frame_cycles >= in_beats:
         assert run.watched == list(range(run.watched[0], run.watched[0] + 3 * params.frame_cycles))

@@ -119,7 +119,7 @@ def test_an_output_that_waits_long(name: str) -> None:
     images = stage.random_frames(3)
     expected = stage.output_beats(images)
     dut = stage.create()
-    patience = params.window.row_cycles + params.latency + params.pes
+    patience = params.window.out_width * params.ii + params.latency + params.pes
     stored, payloads = run_blocked(dut, look_inside(dut).queue, stage.beats(images), len(expected), patience)
     assert params.queue.depth_words - params.pes < stored <= params.queue.depth_words
     seen = [unpack(payload, params.out_bits, params.out_signed, params.rows) for payload in payloads]
