@@ -344,7 +344,7 @@ def _drain(source: _Link) -> Process:
 
 
 def _store(source: _Link, part_beats: int, places: int, to_open: int, stored: Times, freed: Times) -> Process:
-    """Parts (pixels, bands) come into a memory with room for ``places``; a place opens ``to_open`` cycles after it was freed."""
+    """Parts (pixels, bands) come into a memory with room for ``places``; one opens ``to_open`` cycles after it was freed."""
     offered, taken = source.offered, source.taken
     last = -1
     for part in range(source.total // part_beats):

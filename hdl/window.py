@@ -102,9 +102,7 @@ class WindowParams:
         if self.out_height < 1 or self.out_width < 1:
             raise ValueError(f"kernel must fit into the padded input, not {self.kernel!r}")
         if self.rows < self.min_rows or self.rows % self.parallel[0]:
-            raise ValueError(
-                f"rows must be a multiple of {self.parallel[0]} from {self.min_rows} on, not {self.rows!r}"
-            )
+            raise ValueError(f"rows must be a multiple of {self.parallel[0]} from {self.min_rows} on, not {self.rows!r}")
 
     # The schedule, in numbers.
 
@@ -177,8 +175,7 @@ class WindowParams:
     def needed(self) -> NDArray[np.int64]:
         """Pixels of the frame that must have come before each output pixel starts: at least one, also if all is padding."""
         rows, cols = (
-            np.clip(np.arange(count) * stride - pads[0] + extent, 1, size)
-            for count, stride, pads, extent, size in self._axes
+            np.clip(np.arange(count) * stride - pads[0] + extent, 1, size) for count, stride, pads, extent, size in self._axes
         )
         return np.maximum.accumulate(((rows[:, None] - 1) * self.width + cols).ravel())
 
@@ -252,9 +249,7 @@ class WindowParams:
     def reference(self, frame_hwc: Sequence[Sequence[Sequence[int]]]) -> Iterator[tuple[list[int], bool, bool, bool]]:
         """``(samples, first, last, pixel)`` of every step of one frame."""
         kernel_steps = [
-            (u, v)
-            for u in range(0, self.kernel[0], self.parallel[0])
-            for v in range(0, self.kernel[1], self.parallel[1])
+            (u, v) for u in range(0, self.kernel[0], self.parallel[0]) for v in range(0, self.kernel[1], self.parallel[1])
         ]
         for i in range(self.out_height):
             for j in range(self.out_width):

@@ -241,7 +241,7 @@ def test_occupancy_is_the_least_depth_that_changes_nothing() -> None:
 
 
 def test_a_pipeline_that_stops_is_an_error() -> None:
-    """A row and two pixels must have come before the sum begins; the last beat of them, the fork has handed to the convolution."""
+    """A row and two pixels must have come before the sum begins; the last of their beats waits in the fork."""
     timetable(*residual(39), 2)
     edge_in, components, outputs = residual(38)
     message = r"^the pipeline stops after 0 of 384 beats: fork, conv, queue, sum, the edge of sum wait for ever$"
