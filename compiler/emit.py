@@ -340,7 +340,7 @@ def _diagram(plan: Plan) -> Iterator[str]:
 
 
 def verilog(rtlil_text: str, target: str) -> str:
-    """Verilog-2005 of an accelerator; for ECP5 with its carry chains, and with models of its cells, which synthesis does not see."""
+    """Verilog-2005 of an accelerator; for ECP5 with its carry chains, and models of its cells that synthesis does not see."""
     yosys = find_yosys()
     with tempfile.TemporaryDirectory() as folder:
         text = rtlil_to_verilog(yosys, rtlil_text, Path(folder))

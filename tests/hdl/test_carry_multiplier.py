@@ -1,16 +1,16 @@
-"""The carry chains of the fabric multiplier: proved equal to the sums that simulation sees, for the cells as Yosys models them."""
+"""The carry chains of the fabric multiplier: proved equal to what simulation sees, with the cells as Yosys models them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from amaranth.hdl import signed, unsigned
+from amaranth.hdl import Shape, signed, unsigned
 
 from convfold.compiler.tools.yosys import find_yosys, read_command
 from convfold.hdl.carry_multiplier import digit_rows
-from convfold.hdl.multiplier import MultiplierParams
-from tests.hdl.verilog_bench import CARRIES, write_verilog
+from convfold.hdl.multiplier import KINDS, MultiplierParams
+from tests.hdl.verilog_bench import CARRIES
 
 PROOF = """\
 {read}
@@ -53,3 +53,20 @@ def test_chains_add_what_simulation_adds(bits: int, tmp_path: Path) -> None:
             script = PROOF.format(read=sums, read_chains=chains, parameters=parameters)
             log = find_yosys().run(script, tmp_path, "proof.log").read_text(encoding="utf-8")
             assert "SAT proof finished - no model found: SUCCESS!" in log
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "rows", "latency"),
+    [
+        (signed(8), 8, 4, 3),
+        (unsigned(8), 8, 4, 3),
+        (signed(4), 8, 2, 2),
+        (unsigned(4), 8, 3, 3),
+        (signed(16), 2, 1, 2),
+        (unsigned(17), 18, 9, 5),
+    ],
+)
+def test_rows_and_latency(a: Shape, b: int, rows: int, latency: int) -> None:
+    """Two bits of the narrower operand a row; then pairs of rows, pairs of pairs, and so on."""
+    assert digit_rows(a, signed(b)) == rows
+    assert {MultiplierParams(a.width, b, kind, a.signed).latency for kind in KINDS} == {latency}
