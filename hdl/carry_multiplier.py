@@ -14,11 +14,12 @@ __all__ = ["digit_rows", "multiply_in_carries"]
 
 def digit_rows(a: Shape, b: Shape) -> int:
     """How many rows a product of such operands has: one for each two bits of the narrower operand."""
-    return -(-min(_signed_width(a), _signed_width(b)) // 2)
+    width = min(_signed_width(a), _signed_width(b))
+    return -(-width // 2)
 
 
 def _signed_width(shape: Shape) -> int:
-    return shape.width + (not shape.signed)
+    return int(shape.width) + (not shape.signed)
 
 
 @dataclass(frozen=True, slots=True)
