@@ -65,7 +65,7 @@ _NAME_COLUMN = 20
 _WIRES = ("tdata", "tvalid", "tready", "tlast")
 _PORT = re.compile(rf"clk|rst|error|(?:s|m\d*)_axis_(?:{'|'.join(_WIRES)})", re.IGNORECASE)
 """The names of an accelerator's ports."""
-_CELLS = re.compile(rf"DP16KD|MULT18X18D|{WRAPPER}|(?:SB|TRELLIS|ICESTORM)(?:_\w*)?")
+_CELLS = re.compile(rf"DP16KD|MULT18X18D|carry_row|{WRAPPER}|(?:SB|TRELLIS|ICESTORM)(?:_\w*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,16 +340,21 @@ def _diagram(plan: Plan) -> Iterator[str]:
 
 
 def verilog(rtlil_text: str, target: str) -> str:
-    """Verilog-2005 of an accelerator; for ECP5 with models of its cells, which synthesis does not see."""
+    """Verilog-2005 of an accelerator; for ECP5 with its carry chains, and models of its cells that synthesis does not see."""
     yosys = find_yosys()
     with tempfile.TemporaryDirectory() as folder:
         text = rtlil_to_verilog(yosys, rtlil_text, Path(folder))
     if get_target(target).family != "ecp5":
         return text
-    if "MULT18X18D" not in text and "DP16KD" not in text:
-        return text
-    models = resources.files("convfold.hdl").joinpath("ecp5_cells.v").read_text(encoding="utf-8")
-    return f"{text}\n`ifndef SYNTHESIS\n{models}`endif\n"
+    if "carry_row" in text:
+        text += f"\n{_hdl_file('ecp5_carries.v')}"
+    if "MULT18X18D" in text or "DP16KD" in text:
+        text += f"\n`ifndef SYNTHESIS\n{_hdl_file('ecp5_cells.v')}`endif\n"
+    return text
+
+
+def _hdl_file(name: str) -> str:
+    return resources.files("convfold.hdl").joinpath(name).read_text(encoding="utf-8")
 
 
 def _verilog_of(files: Mapping[str, bytes], target: str) -> str:
@@ -544,6 +549,7 @@ def _layer(plan: Plan, stage: Stage) -> dict[str, Any]:
             "pes": core.pes,
             "taps": core.window.taps,
             "multiplier": core.multiplier,
+            "hard_multipliers": core.hard,
             "weight_bits": node.weight_bits,
             "acc_bits": core.acc_bits,
             "rounding": node.rounding,

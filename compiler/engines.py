@@ -226,19 +226,24 @@ def _stream_choices(graph: Graph, node: Node) -> Iterator[Choice]:
 # ---------------------------------------------------------------------------------------------------------------- stages
 
 
-def make_stage(graph: Graph, node: Node, choice: Choice, forms: Forms, kind: str, memory: str) -> Stage:
-    """The engine of one layer. ``kind`` and ``memory`` are the leaf cells: ``behavioural`` or ``ecp5``."""
+def make_stage(
+    graph: Graph, node: Node, choice: Choice, forms: Forms, multiplier: str, hard: int, memory: str
+) -> Stage:
+    """The engine of one layer, with ``hard`` of its multipliers in hard blocks.
+
+    ``multiplier`` and ``memory`` are the families of the leaf cells: ``behavioural`` or ``ecp5``.
+    """
     form = forms.get(node.name)
     match node:
         case QConv2D() if isinstance(form, Form):
-            return _conv_stage(graph, node, choice, form, kind, memory)
+            return _conv_stage(graph, node, choice, form, multiplier, hard, memory)
         case QAveragePool() if isinstance(form, AverageForm):
             return _average_stage(graph, node, choice, form, memory)
         case MaxPool():
             least = graph.format_of(node.inputs[0]).min_raw
             window = _window(graph, node, choice, memory, pad_raw=least, channelwise=True)
             return Stage(node, MaxPoolParams(window), choice.cycles, choice.lanes, choice.lanes, {})
-    engine, arrays = _stream_engine(graph, node, choice.lanes, form, kind, memory)
+    engine, arrays = _stream_engine(graph, node, choice.lanes, form, multiplier, hard, memory)
     out_lanes = 1 if isinstance(node, ArgMax) else choice.lanes
     return Stage(node, engine, choice.cycles, choice.lanes, out_lanes, arrays)
 
@@ -278,7 +283,9 @@ def _window(
     return replace(window, rows=window.full_rows)
 
 
-def _conv_stage(graph: Graph, node: QConv2D, choice: Choice, form: Form, kind: str, memory: str) -> Stage:
+def _conv_stage(
+    graph: Graph, node: QConv2D, choice: Choice, form: Form, multiplier: str, hard: int, memory: str
+) -> Stage:
     source = graph.format_of(node.inputs[0])
     filters = graph.shapes[node.name][2]
     channelwise = _depthwise(graph, node)
@@ -292,7 +299,8 @@ def _conv_stage(graph: Graph, node: QConv2D, choice: Choice, form: Form, kind: s
         "acc_bits": _signed_bits(accumulator_range(w, b, source.min_raw, source.max_raw)),
         "class_rows": node.classes.rows,
         "class_cols": node.classes.cols,
-        "multiplier": kind,
+        "multiplier": multiplier,
+        "hard": hard,
         "memory": memory,
         **_requantizer_fields(node.format, node.low, node.high, form),
     }
@@ -360,7 +368,13 @@ def _signed_bits(reach: Range) -> int:
 
 
 def _stream_engine(
-    graph: Graph, node: Node, lanes: int, form: Form | AddForm | AverageForm | None, kind: str, memory: str
+    graph: Graph,
+    node: Node,
+    lanes: int,
+    form: Form | AddForm | AverageForm | None,
+    multiplier: str,
+    hard: int,
+    memory: str,
 ) -> tuple[StreamEngine, dict[str, IntArray]]:
     source = graph.format_of(node.inputs[0])
     channels = graph.shapes[node.inputs[0]][2]
@@ -402,7 +416,8 @@ def _stream_engine(
                 b_bits=other.bits,
                 b_signed=other.signed,
                 b_zero=other.zero_point,
-                multiplier=kind,
+                multiplier=multiplier,
+                hard=hard,
                 **_constant_fields(node, form),
             )
             return product, {}

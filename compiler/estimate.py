@@ -103,10 +103,10 @@ def stage_resources(params: StageParams, target: Target) -> Resources:
             return lane * params.lanes + _queue(params.out_bits * params.lanes, params.queue.depth_words, target)
         case ProductParams():
             width = params.a_bits + params.b_bits + 2
-            hard = params.multiplier == "ecp5"
-            lane = Resources(dsps=1) if hard else Resources(luts=width * params.b_bits, ffs=2 * width)
-            lane += _constant_multiplier(params.m, width, params.out_bits)
-            return lane * params.lanes + _queue(params.out_bits * params.lanes, params.queue.depth_words, target)
+            soft = _soft_multiplier(params.multiplier, width // 2, width // 2)
+            lane = _constant_multiplier(params.m, width, params.out_bits)
+            multipliers = Resources(dsps=params.hard) + soft * (params.lanes - params.hard)
+            return multipliers + lane * params.lanes + _queue(params.out_bits * params.lanes, params.queue.depth_words, target)
         case ReorderParams():
             width = params.bits * params.lanes
             store = _memory(width, 2 * params.band_words, target, ram=True)
@@ -125,7 +125,8 @@ def _constant_multiplier(factor: int, width: int, out_bits: int) -> Resources:
 def _conv(params: ConvParams, target: Target) -> Iterator[Resources]:
     yield _window(params.window, target)
     yield _queue(params.out_bits * params.rows, params.queue.depth_words, target)
-    yield _mac_row(params.mac_row, target) * params.rows
+    for row in range(params.rows):
+        yield _mac_row(params.mac_row_of(row), target)
     yield _requantizer(params.requantizer, target) * params.rows
     yield Resources(luts=40, ffs=40 + 4 * params.window.latency)
 
@@ -133,7 +134,8 @@ def _conv(params: ConvParams, target: Target) -> Iterator[Resources]:
 def _depthwise(params: DepthwiseParams, target: Target) -> Iterator[Resources]:
     yield _window(params.window, target)
     yield _queue(params.out_bits * params.rows, params.queue.depth_words, target)
-    yield _lane_row(params.mac_row, target) * params.rows
+    for row in range(params.rows):
+        yield _lane_row(params.mac_row_of(row), target)
     yield _requantizer(params.requantizer, target) * params.rows
     yield Resources(luts=40, ffs=40 + 4 * params.window.latency)
 
@@ -153,13 +155,13 @@ def _window(params: WindowParams, target: Target) -> Resources:
 def _mac_row(params: MacRowParams, target: Target) -> Resources:
     """Elements in a row: each hands samples, address and flags on, and has its own weights and a place in the drain."""
     hops = Resources(ffs=params.taps * params.x_bits + (params.depth_words - 1).bit_length() + 3)
-    element = _dot(params.dot, target) + hops + _drain(params.acc_bits)
-    return (element + _memory(params.rom_params.width_bits, params.depth_words, target)) * params.pes
+    element = hops + _drain(params.acc_bits) + _memory(params.rom_params.width_bits, params.depth_words, target)
+    return sum((_dot(params.dot_of(e), target) for e in range(params.pes)), element * params.pes)
 
 
 def _lane_row(params: LaneRowParams, target: Target) -> Resources:
     """Elements side by side: one table of weights for all."""
-    row = (_dot(params.dot, target) + _drain(params.acc_bits)) * params.pes
+    row = sum((_dot(params.dot_of(e), target) for e in range(params.pes)), _drain(params.acc_bits) * params.pes)
     return row + (_memory(params.rom_params.width_bits, params.depth_words, target) if params.w_bits else Resources())
 
 
@@ -169,9 +171,16 @@ def _dot(params: DotParams, target: Target) -> Resources:
     tree = Resources(luts=x_bits + w_bits, ffs=x_bits + w_bits) * (params.taps - 1)
     if not w_bits:
         return tree
-    hard = params.multiplier == "ecp5" or (target.family == "ice40" and bool(target.dsps))
-    fabric = Resources(luts=int(1.35 * x_bits * w_bits) + x_bits + w_bits, ffs=2 * (x_bits + w_bits))
-    return (Resources(dsps=1) if hard else fabric) * params.taps + tree
+    hard = params.taps if target.family == "ice40" and target.dsps else params.hard
+    soft = _soft_multiplier(params.multiplier, params.x_bits, w_bits)
+    return Resources(dsps=1) * hard + soft * (params.taps - hard) + tree
+
+
+def _soft_multiplier(family: str, a_bits: int, b_bits: int) -> Resources:
+    """In carry chains on ECP5, measured for 8×8 bits; as yosys maps it elsewhere."""
+    if family == "ecp5":
+        return Resources(luts=79 * a_bits * b_bits // 64, ffs=80 * a_bits * b_bits // 64)
+    return Resources(luts=int(1.35 * a_bits * b_bits) + a_bits + b_bits, ffs=2 * (a_bits + b_bits))
 
 
 def _drain(acc_bits: int) -> Resources:

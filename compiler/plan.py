@@ -85,28 +85,27 @@ class _Layers:
         return hardware_forms(self.graph)
 
     def assemble(self, chosen: Mapping[str, Choice]) -> Plan:
-        memory = "ecp5" if self.target.family == "ecp5" else "behavioural"
-        kinds = _multiplier_kinds(self.target, chosen)
+        leaves = "ecp5" if self.target.family == "ecp5" else "behavioural"
+        hard = _hard_multipliers(self.target, chosen)
         stages = {
             node.name: make_stage(
-                self.graph, node, chosen[node.name], self.forms, kinds.get(node.name, "behavioural"), memory
+                self.graph, node, chosen[node.name], self.forms, leaves, hard.get(node.name, 0), leaves
             )
             for node in self.nodes
         }
-        pipeline = with_queues(self.graph, stages, memory)
+        pipeline = with_queues(self.graph, stages, leaves)
         return Plan(self.graph, self.target, tuple(stages.values()), pipeline)
 
 
-def _multiplier_kinds(target: Target, chosen: Mapping[str, Choice]) -> dict[str, str]:
-    """Which layers get hard multipliers: on ECP5 the greatest that still fit, one after the other; the rest is fabric."""
+def _hard_multipliers(target: Target, chosen: Mapping[str, Choice]) -> dict[str, int]:
+    """How many of each layer's multipliers are hard: on ECP5 all of the greatest layers, and what is left of the next one's."""
     if target.family != "ecp5" or target.dsps is None:
         return {}
-    left, kinds = target.dsps, {}
+    left, hard = target.dsps, {}
     for name, choice in sorted(chosen.items(), key=lambda item: -item[1].multipliers):
-        if choice.multipliers <= left:
-            left -= choice.multipliers
-            kinds[name] = "ecp5"
-    return kinds
+        hard[name] = min(choice.multipliers, left)
+        left -= hard[name]
+    return hard
 
 
 # ------------------------------------------------------------------------------------------------------------------ plan

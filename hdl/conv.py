@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,7 @@ class ConvParams(MacStageParams):
     class_cols: tuple[int, ...] = (0,)
     serial: bool = False
     multiplier: str = "behavioural"
+    hard: int = 0
     memory: str = "behavioural"
     multiplier_bits: int = 17
     split: bool = False
@@ -68,6 +69,7 @@ class ConvParams(MacStageParams):
         together, groups = self.rows * self.pes, self.window.groups
         if groups > 1 and self.filters % (groups * together):
             raise ValueError(f"filters must be made {together} at once in each of {groups} groups, not {self.filters!r}")
+        self.check_hard()
         self.check_pace()
 
     @property
@@ -95,6 +97,9 @@ class ConvParams(MacStageParams):
             multiplier=self.multiplier,
             memory=self.memory,
         )
+
+    def mac_row_of(self, row: int) -> MacRowParams:
+        return replace(self.mac_row, hard=self.hard_in(row))
 
     def words_of(self, w_rcohwi: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """Address runs over class, pass, kernel row, column, beat."""

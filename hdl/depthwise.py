@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,7 @@ class DepthwiseParams(MacStageParams):
     class_cols: tuple[int, ...] = (0,)
     serial: bool = False
     multiplier: str = "behavioural"
+    hard: int = 0
     memory: str = "behavioural"
     multiplier_bits: int = 17
     split: bool = False
@@ -65,6 +66,7 @@ class DepthwiseParams(MacStageParams):
             raise ValueError("window must be channelwise")
         if self.window.lanes % self.rows:
             raise ValueError(f"rows must divide the {self.window.lanes} lanes, not {self.rows!r}")
+        self.check_hard()
         self.check_pace()
 
     @property
@@ -105,6 +107,9 @@ class DepthwiseParams(MacStageParams):
             multiplier=self.multiplier,
             memory=self.memory,
         )
+
+    def mac_row_of(self, row: int) -> LaneRowParams:
+        return replace(self.mac_row, hard=self.hard_in(row))
 
     def taps_of(self, row: int, place: int) -> Sequence[int]:
         return range(place * self.rows + row, self.window.taps, self.window.lanes)

@@ -11,6 +11,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .mac_row import DotParams
+from .multiplier import hard_share
 from .rom import RomParams
 from .streams import beat_layout, delay
 
@@ -40,10 +41,15 @@ class LaneRowParams:
     depth_words: int
     multiplier: str = "behavioural"
     memory: str = "behavioural"
+    hard: int = 0
 
     @property
     def dot(self) -> DotParams:
-        return DotParams(self.taps, self.x_bits, self.x_signed, self.w_bits, self.acc_bits, self.multiplier)
+        return self.dot_of(0)
+
+    def dot_of(self, element: int) -> DotParams:
+        hard = hard_share(self.hard, element, self.taps)
+        return DotParams(self.taps, self.x_bits, self.x_signed, self.w_bits, self.acc_bits, self.multiplier, hard)
 
     @property
     def rom_params(self) -> RomParams:
@@ -119,7 +125,7 @@ class LaneRow(wiring.Component):
         word_bits = p.taps * p.w_bits
         for e in range(p.pes):
             samples = [self.i_taps[e * p.taps + n] for n in range(p.taps)]
-            acc = p.dot.build(m, samples, weights[e * word_bits : (e + 1) * word_bits], first, f"pe{e}_")
+            acc = p.dot_of(e).build(m, samples, weights[e * word_bits : (e + 1) * word_bits], first, f"pe{e}_")
             drain = Signal(signed(p.acc_bits), name=f"pe{e}_drain", reset_less=True)
             drain_valid = Signal(name=f"pe{e}_drain_valid")
             m.d.sync += [drain.eq(Mux(done, acc, left)), drain_valid.eq(done | left_valid)]

@@ -9,7 +9,7 @@ from amaranth.hdl import Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .multiplier import MultiplierParams
+from .multiplier import FAMILIES, MultiplierParams, hard_share
 from .rom import RomParams
 from .streams import beat_layout, delay
 
@@ -21,6 +21,7 @@ class DotParams:
     """``acc = Σ_steps Σ_taps x · w``: multipliers, an adder tree and an accumulator; without weights (``w_bits`` 0) ``Σ Σ x``.
 
     *Timing* ``ii`` 1 cycle; ``latency`` cycles from a step's samples to the sum that includes them.
+    *Parameters* as `MacRowParams`; ``hard`` are the taps whose multipliers are hard, the first ones.
     """
 
     taps: int
@@ -29,10 +30,10 @@ class DotParams:
     w_bits: int
     acc_bits: int
     multiplier: str = "behavioural"
+    hard: int = 0
 
-    @property
-    def multiplier_params(self) -> MultiplierParams:
-        return MultiplierParams(self.x_bits + (not self.x_signed), self.w_bits, self.multiplier)
+    def multiplier_params(self, tap: int) -> MultiplierParams:
+        return MultiplierParams(self.x_bits, self.w_bits, FAMILIES[self.multiplier][tap < self.hard], self.x_signed)
 
     @property
     def tree_levels(self) -> int:
@@ -41,14 +42,14 @@ class DotParams:
     @property
     def latency(self) -> int:
         """Multiply, tree, accumulate."""
-        return (self.multiplier_params.latency if self.w_bits else 0) + self.tree_levels + 1
+        return (self.multiplier_params(0).latency if self.w_bits else 0) + self.tree_levels + 1
 
     def build(self, m: Module, samples: Sequence[Value], weights: Value, first: Value, name: str = "") -> Signal:
         """Make it in ``m``. ``first`` comes one cycle before the sum that it opens, ``weights`` with the samples."""
         terms: list[Value] = list(samples)
         if self.w_bits:
             for n, sample in enumerate(samples):
-                m.submodules[f"{name}multiplier{n}"] = multiplier = self.multiplier_params.create()
+                m.submodules[f"{name}multiplier{n}"] = multiplier = self.multiplier_params(n).create()
                 weight = weights[n * self.w_bits : (n + 1) * self.w_bits].as_signed()
                 m.d.comb += [multiplier.i_a.eq(sample), multiplier.i_b.eq(weight)]
                 terms[n] = multiplier.o
@@ -80,7 +81,8 @@ class MacRowParams:
     runs ``address_lead`` cycles ahead.
 
     *Parameters* ``x_bits``, ``x_signed``: samples; ``w_bits``: signed weights; ``acc_bits``: signed sums, wide enough for every
-    partial sum; ``depth_words``: weight words an element; ``multiplier`` and ``memory``: kinds of leaf cells.
+    partial sum; ``depth_words``: weight words an element; ``multiplier`` and ``memory``: families of leaf cells; ``hard``: how
+    many multipliers are hard ones, counted element by element.
     """
 
     pes: int
@@ -92,14 +94,15 @@ class MacRowParams:
     depth_words: int
     multiplier: str = "behavioural"
     memory: str = "behavioural"
+    hard: int = 0
 
     @property
     def dot(self) -> DotParams:
-        return DotParams(self.taps, self.x_bits, self.x_signed, self.w_bits, self.acc_bits, self.multiplier)
+        return self.dot_of(0)
 
-    @property
-    def multiplier_params(self) -> MultiplierParams:
-        return self.dot.multiplier_params
+    def dot_of(self, element: int) -> DotParams:
+        hard = hard_share(self.hard, element, self.taps)
+        return DotParams(self.taps, self.x_bits, self.x_signed, self.w_bits, self.acc_bits, self.multiplier, hard)
 
     @property
     def rom_params(self) -> RomParams:
@@ -165,7 +168,7 @@ class MacRow(wiring.Component):
         chain: Value = Signal(signed(p.acc_bits), name="chain_begin")
         chain_valid: Value = Signal(name="chain_begin_valid")
         for e in range(p.pes):
-            m.submodules[f"pe{e}"] = pe = _ProcessingElement(p, self.words[e])
+            m.submodules[f"pe{e}"] = pe = _ProcessingElement(p, e, self.words[e])
             m.d.comb += [
                 pe.i_address.eq(address),
                 Value.cast(pe.i_taps).eq(taps),
@@ -187,8 +190,9 @@ class _ProcessingElement(wiring.Component):
     to element, queue up behind each other without gaps or collisions.
     """
 
-    def __init__(self, params: MacRowParams, words: Sequence[Sequence[int]]) -> None:
+    def __init__(self, params: MacRowParams, element: int, words: Sequence[Sequence[int]]) -> None:
         self.params = params
+        self.element = element
         mask = (1 << params.w_bits) - 1
         self.words = [
             sum((int(weight) & mask) << (n * params.w_bits) for n, weight in enumerate(word)) for word in words
@@ -229,7 +233,7 @@ class _ProcessingElement(wiring.Component):
 
         m.submodules.weights = weights = p.rom_params.create(self.words)
         m.d.comb += weights.i_addr.eq(address)
-        acc = p.dot.build(m, [taps[n] for n in range(p.taps)], weights.o, first)
+        acc = p.dot_of(self.element).build(m, [taps[n] for n in range(p.taps)], weights.o, first)
         finished = Signal()
         m.d.sync += finished.eq(done)
 

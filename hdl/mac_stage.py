@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .border import BorderWalkParams
 from .credits import Credits
+from .multiplier import hard_share
 from .queue import QueueParams
 from .requantizer import RequantizerParams
 from .streams import beat_layout, beat_stream, delay
@@ -59,6 +60,7 @@ class MacStageParams:
     class_cols: tuple[int, ...]
     serial: bool
     multiplier: str
+    hard: int
     memory: str
     multiplier_bits: int
     split: bool
@@ -79,8 +81,20 @@ class MacStageParams:
         raise NotImplementedError
 
     @property
-    def mac_row(self) -> RowParams:
+    def multipliers(self) -> int:
         raise NotImplementedError
+
+    @property
+    def mac_row(self) -> RowParams:
+        """Any row; they differ in nothing but how many of their multipliers are hard."""
+        raise NotImplementedError
+
+    def mac_row_of(self, row: int) -> RowParams:
+        raise NotImplementedError
+
+    def hard_in(self, row: int) -> int:
+        """How many multipliers of a row are hard, where ``hard`` are taken row by row, element by element, tap by tap."""
+        return hard_share(self.hard, row, self.multipliers // self.rows)
 
     @property
     def requantizer(self) -> RequantizerParams:
@@ -125,6 +139,12 @@ class MacStageParams:
     def words_of(self, w_rcohwi: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """The weight words ``(rows, element, address, tap)``, the last place in the first element."""
         raise NotImplementedError
+
+    def check_hard(self) -> None:
+        """Whether there are so many multipliers to be hard ones."""
+        most = 0 if self.multiplier == "behavioural" else self.multipliers
+        if not 0 <= self.hard <= most:
+            raise ValueError(f"hard must be 0 to {most} {self.multiplier} multipliers, not {self.hard!r}")
 
     def check_pace(self) -> None:
         """Whether the rows and the requantizers keep up with the passes."""
@@ -269,7 +289,7 @@ class MacStage(wiring.Component):
         results: list[Value] = []
         ready: list[Value] = []
         for r in range(p.rows):
-            m.submodules[f"row{r}"] = row = p.mac_row.create(self.words[r].tolist())
+            m.submodules[f"row{r}"] = row = p.mac_row_of(r).create(self.words[r].tolist())
             m.submodules[f"requantizer{r}"] = requantizer = p.requantizer.create(*(table[r] for table in self.scales))
             m.d.comb += [
                 row.i_address.eq(address),

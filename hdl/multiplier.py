@@ -1,42 +1,58 @@
-"""Multiplier: one signed product a cycle, registered on both sides."""
+"""Multiplier: one product a cycle, some cycles later."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, signed
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Shape, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Multiplier", "MultiplierParams"]
+from .carry_multiplier import digit_rows, multiply_in_carries
+from .streams import delay
 
-KINDS = ("behavioural", "ecp5")
+__all__ = ["FAMILIES", "Multiplier", "MultiplierParams", "hard_share"]
+
+KINDS = ("behavioural", "ecp5", "ecp5_fabric")
+FAMILIES = {"behavioural": ("behavioural", "behavioural"), "ecp5": ("ecp5_fabric", "ecp5")}
+"""The kinds of a family's multipliers: of soft ones and of hard ones."""
+
+_HARD_BITS = 18
+_HARD_LATENCY = 3
+
+
+def hard_share(hard: int, part: int, size: int) -> int:
+    """How many of the first ``hard`` multipliers are in a part, where every part has ``size``."""
+    return min(max(hard - part * size, 0), size)
 
 
 @dataclass(frozen=True, slots=True)
 class MultiplierParams:
-    """``o = i_a · i_b``, both signed, two cycles later.
+    """``o = i_a · i_b``, ``latency`` cycles later; ``i_b`` is signed, ``i_a`` if ``a_signed``.
 
-    ``kind`` "behavioural" is plain logic that synthesis may map as it likes; "ecp5" is one MULT18X18D with its own input and
-    output registers. Both have the same latency.
+    ``kind`` "behavioural" is plain logic that synthesis may map as it likes; "ecp5" is one MULT18X18D with its own registers;
+    "ecp5_fabric" is made of look-up tables and carry chains, see `multiply_in_carries`. All have the same latency.
 
-    *Timing* ``latency`` 2 cycles, ``ii`` 1 cycle.
+    *Timing* ``latency`` 2 cycles, or as many more as the rows of "ecp5_fabric" need to be added in pairs (3 for 8×8 bits);
+    ``ii`` 1 cycle.
     *Source* Lattice FPGA-TN-02205, "ECP5 and ECP5-5G sysDSP Usage Guide", for MULT18X18D.
     """
 
     a_bits: int
     b_bits: int
     kind: str = "behavioural"
+    a_signed: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, not {self.kind!r}")
-        if self.kind == "ecp5" and max(self.a_bits, self.b_bits) > 18:
+        if self.kind == "ecp5" and max(self.a_bits + (not self.a_signed), self.b_bits) > _HARD_BITS:
             raise ValueError(f"operands must have at most 18 bits, not {(self.a_bits, self.b_bits)!r}")
 
     @property
     def latency(self) -> int:
-        return 2
+        rows = digit_rows(Shape(self.a_bits, self.a_signed), signed(self.b_bits))
+        return 1 + max((rows - 1).bit_length(), 1)
 
     @property
     def ii(self) -> int:
@@ -56,7 +72,7 @@ class Multiplier(wiring.Component):
         self.params = params
         super().__init__(
             {
-                "i_a": In(signed(params.a_bits)),
+                "i_a": In(Shape(params.a_bits, params.a_signed)),
                 "i_b": In(signed(params.b_bits)),
                 "o": Out(signed(params.a_bits + params.b_bits)),
             }
@@ -64,17 +80,22 @@ class Multiplier(wiring.Component):
 
     def elaborate(self, _platform: object) -> Module:
         m = Module()
-        if self.params.kind == "ecp5":
-            m.submodules.dsp = self._mult18x18d()
-            return m
-        a = Signal.like(self.i_a, reset_less=True)
-        b = Signal.like(self.i_b, reset_less=True)
-        product = Signal.like(self.o, reset_less=True)
-        m.d.sync += [a.eq(self.i_a), b.eq(self.i_b), product.eq(a * b)]
-        m.d.comb += self.o.eq(product)
+        p = self.params
+        if p.kind == "ecp5_fabric":
+            m.d.comb += self.o.eq(multiply_in_carries(m, self.i_a, self.i_b, p.latency))
+        elif p.kind == "ecp5":
+            wait = max(p.latency - _HARD_LATENCY, 0)
+            a, b = (delay(m, value, wait, name, reset_less=True) for value, name in ((self.i_a, "a"), (self.i_b, "b")))
+            m.submodules.dsp = self._mult18x18d(a, b)
+        else:
+            a = Signal.like(self.i_a, reset_less=True)
+            b = Signal.like(self.i_b, reset_less=True)
+            product = Signal.like(self.o, reset_less=True)
+            m.d.sync += [a.eq(self.i_a), b.eq(self.i_b), product.eq(a * b)]
+            m.d.comb += self.o.eq(delay(m, product, p.latency - 2, "product", reset_less=True))
         return m
 
-    def _mult18x18d(self) -> Instance:
+    def _mult18x18d(self, a: Value, b: Value) -> Instance:
         ports: dict[str, object] = {
             "i_CLK0": ClockSignal(),
             "i_CE0": Const(1),
@@ -84,16 +105,21 @@ class Multiplier(wiring.Component):
             "i_SOURCEA": Const(0),
             "i_SOURCEB": Const(0),
         }
-        a_bits = Cat(self.i_a, self.i_a[-1].replicate(18 - len(self.i_a)))
-        b_bits = Cat(self.i_b, self.i_b[-1].replicate(18 - len(self.i_b)))
-        ports |= {f"i_A{n}": a_bits[n] for n in range(18)}
-        ports |= {f"i_B{n}": b_bits[n] for n in range(18)}
+        a_bits, b_bits = _extended(a), _extended(b)
+        ports |= {f"i_A{n}": a_bits[n] for n in range(_HARD_BITS)}
+        ports |= {f"i_B{n}": b_bits[n] for n in range(_HARD_BITS)}
         product_bits = Cat(self.o, Signal(36 - len(self.o), name="unused")) if len(self.o) < 36 else self.o
         ports |= {f"o_P{n}": product_bits[n] for n in range(36)}
         return Instance(
             "MULT18X18D",
             p_REG_INPUTA_CLK="CLK0",
             p_REG_INPUTB_CLK="CLK0",
+            p_REG_PIPELINE_CLK="CLK0" if self.params.latency >= _HARD_LATENCY else "NONE",
             p_REG_OUTPUT_CLK="CLK0",
             **ports,
         )
+
+
+def _extended(value: Value) -> Value:
+    top = value[-1] if value.shape().signed else Const(0)
+    return Cat(value, top.replicate(_HARD_BITS - len(value)))

@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Module, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .multiplier import MultiplierParams
+from .multiplier import FAMILIES, MultiplierParams
 from .pipe import Piped, PipeParams, join
 from .scale import ScaleParams
 from .streams import beat_layout, beat_stream
@@ -29,12 +29,13 @@ def _difference_bits(bits: int, is_signed: bool, zero: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ProductParams(Piped):
-    """``y = scale((a - a_zero)·(b - b_zero))``, see `ScaleParams`; one multiplier of kind ``multiplier`` a lane.
+    """``y = scale((a - a_zero)·(b - b_zero))``, see `ScaleParams`; one multiplier a lane, the first ``hard`` of them hard ones.
 
     *Shapes* all streams have ``lanes`` lanes.
 
-    *Timing* `PipeTiming` (``timing``), both inputs in the same cycle; ``latency`` 6 cycles and those of the scale, ``ii`` 1.
-    *Raises* ``ValueError`` for operands too wide for a hard multiplier, and as `ScaleParams`.
+    *Timing* `PipeTiming` (``timing``), both inputs in the same cycle; ``latency`` 4 cycles and those of the
+    multiplier and the scale, ``ii`` 1.
+    *Raises* ``ValueError`` for operands too wide for a hard multiplier, for more hard ones than lanes, and as `ScaleParams`.
     """
 
     lanes: int
@@ -54,18 +55,20 @@ class ProductParams(Piped):
     out_bits: int
     out_signed: bool
     multiplier: str = "behavioural"
+    hard: int = 0
     ties: str = "none"
     tie_bits: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.hard <= self.lanes:
+            raise ValueError(f"hard must be 0 to {self.lanes} multipliers, not {self.hard!r}")
         _ = self.pipe  # whose parts refuse what they cannot do
 
-    @property
-    def multiplier_params(self) -> MultiplierParams:
+    def multiplier_params(self, lane: int) -> MultiplierParams:
         return MultiplierParams(
             _difference_bits(self.a_bits, self.a_signed, self.a_zero),
             _difference_bits(self.b_bits, self.b_signed, self.b_zero),
-            self.multiplier,
+            FAMILIES[self.multiplier][lane < self.hard],
         )
 
     @property
@@ -75,7 +78,7 @@ class ProductParams(Piped):
     @property
     def scale(self) -> ScaleParams:
         return ScaleParams(
-            in_bits=self.multiplier_params.a_bits + self.multiplier_params.b_bits,
+            in_bits=self.multiplier_params(0).a_bits + self.multiplier_params(0).b_bits,
             m=self.m,
             positive=self.positive,
             negative=self.negative,
@@ -92,7 +95,7 @@ class ProductParams(Piped):
     @property
     def pipe(self) -> PipeParams:
         layout = beat_layout(self.out_bits, self.out_signed, self.lanes)
-        return PipeParams(layout, OPERAND_CYCLES + self.multiplier_params.latency + RESULT_CYCLES + self.scale.latency)
+        return PipeParams(layout, OPERAND_CYCLES + self.multiplier_params(0).latency + RESULT_CYCLES + self.scale.latency)
 
     def reference(self, a_beats: Sequence[Sequence[int]], b_beats: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Output beats."""
@@ -127,10 +130,10 @@ class Product(wiring.Component):
         m.d.comb += pipe.i_take.eq(join(m, (self.i0, self.i1), pipe.o_grant))
         results = []
         for n in range(p.lanes):
-            m.submodules[f"multiplier{n}"] = multiplier = p.multiplier_params.create()
+            m.submodules[f"multiplier{n}"] = multiplier = p.multiplier_params(n).create()
             m.submodules[f"scale{n}"] = scale = p.scale.create()
-            a = Signal(signed(p.multiplier_params.a_bits), name=f"a_{n}", reset_less=True)
-            b = Signal(signed(p.multiplier_params.b_bits), name=f"b_{n}", reset_less=True)
+            a = Signal(signed(p.multiplier_params(n).a_bits), name=f"a_{n}", reset_less=True)
+            b = Signal(signed(p.multiplier_params(n).b_bits), name=f"b_{n}", reset_less=True)
             product = Signal(signed(p.scale.in_bits), name=f"product_{n}", reset_less=True)
             m.d.sync += [
                 a.eq(self.i0.payload[n] - p.a_zero),

@@ -16,6 +16,7 @@ from typing import Any
 
 from convfold.compiler.errors import CompileError
 from convfold.compiler.targets import Target
+from convfold.compiler.tools.carries import trim_carries
 from convfold.compiler.tools.errors import ToolError
 from convfold.compiler.tools.process import output_of, parse_version, run_logged
 
@@ -297,7 +298,12 @@ def _synthesize(
     script = [read_command(path, cwd) for path in ((source,) if isinstance(source, Path) else source)]
     script.append(_NO_REPROCESSING)
     script.append(f"{command}{options} -top {top} -json {_quoted(netlist.name)}")
-    return netlist, yosys.run("\n".join(script) + "\n", cwd, f"{name}.log")
+    log = yosys.run("\n".join(script) + "\n", cwd, f"{name}.log")
+    if target.family == "ecp5":
+        document = json.loads(netlist.read_text(encoding="utf-8"))
+        trim_carries(document)
+        netlist.write_text(json.dumps(document), encoding="utf-8")
+    return netlist, log
 
 
 def _cells_by_module(netlist: Path) -> dict[str, dict[str, int]]:

@@ -263,11 +263,12 @@ def test_accumulators_hold_every_sum(seed: int) -> None:
 
 def test_hard_multipliers_go_to_the_greatest_layers() -> None:
     plan = make_plan(digits(), get_target("ecp5-25k"), 50_000)
-    hard = {stage.node.name: stage.multipliers for stage in plan.stages if getattr(stage.core, "multiplier", "") == "ecp5"}
-    soft = [stage.multipliers for stage in plan.stages if getattr(stage.core, "multiplier", "") == "behavioural"]
-    assert 0 < sum(hard.values()) <= 28
-    assert all(count > 28 - sum(hard.values()) or count <= min(hard.values()) for count in soft)
-    assert plan.resources.dsps == sum(hard.values())
+    ranked = sorted((stage for stage in plan.stages if stage.multipliers), key=lambda stage: -stage.multipliers)
+    counts = [(stage.multipliers, getattr(stage.core, "hard", 0)) for stage in ranked]
+    assert sum(hard for _, hard in counts) == plan.resources.dsps == 28
+    assert sum(0 < hard < count for count, hard in counts) == 1
+    full = [hard == count for count, hard in counts]
+    assert full == sorted(full, reverse=True)
 
 
 def test_every_stage_has_the_engine_of_its_layer() -> None:

@@ -192,3 +192,19 @@ def test_a_serial_requantizer_needs_long_passes() -> None:
 def test_counts() -> None:
     params: ConvParams = make_stage(CHOSEN["kernel at once"]).params
     assert (params.words, params.passes, params.multipliers) == (3, 1, 2 * 3 * 9)
+
+
+def test_hard_multipliers_are_counted_row_by_row() -> None:
+    params = replace(make_stage(ConvCase((4, 4, 4), 6, (3, 3), rows=2, pes=3, lanes=4)).params, multiplier="ecp5")
+    hard = replace(params, hard=13 + 4)
+    assert params.multipliers == 24
+    assert [hard.mac_row_of(row).hard for row in range(2)] == [12, 5]
+    assert [[hard.mac_row_of(row).dot_of(e).hard for e in range(3)] for row in range(2)] == [[4, 4, 4], [4, 1, 0]]
+    kinds = [hard.mac_row_of(1).dot_of(1).multiplier_params(tap).kind for tap in range(4)]
+    assert kinds == ["ecp5", *["ecp5_fabric"] * 3]
+
+
+@pytest.mark.parametrize(("multiplier", "hard", "most"), [("ecp5", 2, 1), ("ecp5", -1, 1), ("behavioural", 1, 0)])
+def test_no_more_hard_multipliers_than_there_are(multiplier: str, hard: int, most: int) -> None:
+    with pytest.raises(ValueError, match=rf"^hard must be 0 to {most} {multiplier} multipliers, not {hard}$"):
+        replace(make_stage(CHOSEN["one multiplier"]).params, multiplier=multiplier, hard=hard)

@@ -22,6 +22,7 @@ from tests.hdl.conv_cases import SAME, ConvCase, ConvStage, make_depthwise, make
 from tests.hdl.verilog_bench import (
     BENCH_END,
     BENCH_HEAD,
+    CARRIES,
     CELLS,
     VerilogBench,
     compile_bench,
@@ -60,11 +61,11 @@ class Pairs:
         connections = ",\n        ".join(self.connections)
         text = "\n".join([BENCH_HEAD, *self.declarations, f"    pairs pairs (\n        {connections});", body, BENCH_END])
         (folder / "bench.v").write_text(text, encoding="utf-8")
-        return compile_bench([CELLS, path, folder / "bench.v"], folder)
+        return compile_bench([CELLS, CARRIES, path, folder / "bench.v"], folder)
 
 
-def loop(cycles: int, stimulus: Sequence[str], checks: Sequence[str]) -> str:
-    """Drive, clock, then compare; in the first cycles the registers of the models are unknown."""
+def loop(cycles: int, stimulus: Sequence[str], checks: Sequence[str], wait: int = 1) -> str:
+    """Drive, clock, then compare; in the first cycles, ``wait`` and one, the registers of the models are unknown."""
     return "\n".join(
         [
             "    integer n;",
@@ -72,41 +73,57 @@ def loop(cycles: int, stimulus: Sequence[str], checks: Sequence[str]) -> str:
             f"        for (n = 0; n < {cycles}; n = n + 1) begin",
             *(f"            {line}" for line in stimulus),
             "            @(posedge clk); #1;",
-            *(f"            if (n > 1 && {check}) wrong = wrong + 1;" for check in checks),
+            *(f"            if (n > {wait} && {check}) wrong = wrong + 1;" for check in checks),
             "        end",
         ]
     )
 
 
-def add_multipliers(pairs: Pairs, prefix: str, a_bits: int, b_bits: int) -> str:
-    """Two multipliers; returns the comparison of their products."""
+def add_multipliers(pairs: Pairs, prefix: str, a_bits: int, b_bits: int, a_signed: bool) -> str:
+    """A multiplier of each kind; returns the comparison of their products."""
     inputs = pairs.inputs(prefix, ("a", a_bits), ("b", b_bits))
-    for kind in ("behavioural", "ecp5"):
-        pairs.add(prefix, kind, MultiplierParams(a_bits, b_bits, kind).create(), inputs, a_bits + b_bits)
-    return f"{prefix}_behavioural !== {prefix}_ecp5"
+    for kind in ("behavioural", "ecp5", "ecp5_fabric"):
+        pairs.add(prefix, kind, MultiplierParams(a_bits, b_bits, kind, a_signed).create(), inputs, a_bits + b_bits)
+    return f"({prefix}_behavioural !== {prefix}_ecp5 || {prefix}_behavioural !== {prefix}_ecp5_fabric)"
 
 
-def test_every_product_of_8x8_and_9x8_bits(tmp_path: Path) -> None:
-    """The 9×8 pairs in two halves, so that all of them take as long as the 8×8 pairs."""
+def test_every_product_of_8x8_bits(tmp_path: Path) -> None:
+    """Samples with a sign and without."""
     pairs = Pairs()
-    checks = [add_multipliers(pairs, "small", 8, 8)]
-    stimulus = ["{small_a, small_b} = n;"]
-    for half in range(2):
-        checks.append(add_multipliers(pairs, f"half{half}", 9, 8))
-        stimulus.append(f"{{half{half}_a, half{half}_b}} = n + {half << 16};")
-    pairs.compile(tmp_path, loop((1 << 16) + 3, stimulus, checks)).check()
+    checks = [add_multipliers(pairs, "signed", 8, 8, True), add_multipliers(pairs, "unsigned", 8, 8, False)]
+    stimulus = [f"{{{name}_a, {name}_b}} = n;" for name in ("signed", "unsigned")]
+    pairs.compile(tmp_path, loop((1 << 16) + 4, stimulus, checks, wait=2)).check()
+
+
+MULTIPLIERS = [
+    (18, 18, True),
+    (17, 16, False),
+    (2, 17, True),
+    (3, 17, False),
+    (12, 5, True),
+    (8, 4, False),
+    (8, 3, True),
+    (8, 2, False),
+    (7, 7, False),
+    (4, 4, True),
+    (4, 8, False),
+    (2, 1, False),
+    (1, 1, True),
+    (1, 1, False),
+    (1, 9, False),
+]
 
 
 def test_corners_and_random_products(tmp_path: Path) -> None:
     pairs = Pairs()
     checks, stimulus = [], []
-    for a_bits, b_bits in [(18, 18), (2, 17), (12, 5), (17, 16), (1, 1)]:
-        prefix = f"m{a_bits}x{b_bits}"
-        checks.append(add_multipliers(pairs, prefix, a_bits, b_bits))
+    for a_bits, b_bits, a_signed in MULTIPLIERS:
+        prefix = f"{'s' if a_signed else 'u'}{a_bits}x{b_bits}"
+        checks.append(add_multipliers(pairs, prefix, a_bits, b_bits, a_signed))
         for operand, bits in (("a", a_bits), ("b", b_bits)):
             corner = f"({1 << bits - 1} - ($random & 1))"
             stimulus.append(f"{prefix}_{operand} = ($random & 3) != 0 ? $random : {corner};")
-    pairs.compile(tmp_path, loop(5000, stimulus, checks)).check()
+    pairs.compile(tmp_path, loop(5000, stimulus, checks, wait=5)).check()
 
 
 ROM_WIDTHS = {
@@ -231,7 +248,7 @@ def stream_bench(
     for name, value in sizes.items():
         body = body.replace(f"{name} = 1", f"{name} = {value}")
     (folder / "bench.v").write_text(BENCH_HEAD + body + BENCH_END, encoding="utf-8")
-    bench = compile_bench([CELLS, write_verilog(design, "stage", folder), folder / "bench.v"], folder)
+    bench = compile_bench([CELLS, CARRIES, write_verilog(design, "stage", folder), folder / "bench.v"], folder)
     for gaps, stalls in STALLS:
         bench.check(f"+gaps={gaps}", f"+stalls={stalls}")
 
@@ -268,7 +285,8 @@ def test_mac_stages(name: str, tmp_path: Path) -> None:
     """Frames back to back through the smallest ring: a word that is read while it is written would be unknown."""
     make, case = (make_stage, STAGES[name]) if name in STAGES else (make_depthwise, DEPTHWISE[name])
     stage: ConvStage[Any] = make(replace(case, kind="ecp5"))
-    params = stage.params
+    params = replace(stage.params, hard=(stage.params.multipliers + 1) // 2)
+    stage = replace(stage, params=params)
     images = stage.random_frames(2)
     window = params.window
     assert RamParams(window.lanes * window.bits, bank_words(window), "ecp5").in_blocks

@@ -60,7 +60,7 @@ def test_products_and_the_timing_rule(name: str) -> None:
         assert seen == expected, profile
         check_timing(params.timing, [run["i0"], run["i1"]], run["o"])
     check_full_rate(params.timing, runs["none"], ("i0", "i1"))
-    assert (params.latency, params.ii) == (6 + params.scale.latency, 1)
+    assert (params.latency, params.ii) == (4 + params.multiplier_params(0).latency + params.scale.latency, 1)
     assert list(params.reference(a.tolist(), b.tolist())) == expected
 
 
@@ -82,18 +82,27 @@ def test_its_capacity() -> None:
 )
 def test_how_wide_the_operands_are(bits: int, is_signed: bool, zero: int, width: int) -> None:
     params = replace(NATIVE, a_bits=bits, a_signed=is_signed, a_zero=zero)
-    assert params.multiplier_params.a_bits == width
+    assert params.multiplier_params(0).a_bits == width
 
 
 def test_the_hard_form_has_a_cell_a_lane(tmp_path: Path) -> None:
-    params = replace(NATIVE, multiplier="ecp5")
+    params = replace(NATIVE, multiplier="ecp5", hard=2)
     verilog = write_verilog(params.create(), "product", tmp_path).read_text(encoding="utf-8")
     assert verilog.count("MULT18X18D #(") == params.multipliers == 2
     assert params.latency == NATIVE.latency
 
 
+def test_half_of_it_in_fabric(tmp_path: Path) -> None:
+    params = replace(NATIVE, multiplier="ecp5", hard=1)
+    verilog = write_verilog(params.create(), "product", tmp_path).read_text(encoding="utf-8")
+    assert verilog.count("MULT18X18D #(") == 1
+    assert params.latency == NATIVE.latency
+
+
 def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^operands must have at most 18 bits, not \(19, 5\)$"):
-        replace(NATIVE, a_bits=19, a_zero=0, multiplier="ecp5")
+        replace(NATIVE, a_bits=19, a_zero=0, multiplier="ecp5", hard=1)
+    with pytest.raises(ValueError, match=r"^hard must be 0 to 2 multipliers, not 3$"):
+        replace(NATIVE, multiplier="ecp5", hard=3)
     with pytest.raises(ValueError, match=r"^m must be at least 0, not -1$"):
         replace(NATIVE, m=-1)
