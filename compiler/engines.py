@@ -307,9 +307,9 @@ def _conv_stage(
     arrays = {"w": w, "b": b} | _constants(form)
     engine: WindowEngine
     if channelwise:
-        engine = _serial(DepthwiseParams(**common))
+        engine = _slowest(DepthwiseParams(**common))
     else:
-        engine = _serial(ConvParams(filters=filters, pes=choice.pes, **common))
+        engine = _slowest(ConvParams(filters=filters, pes=choice.pes, **common))
         if node.kind == "dense" and window.kernel == (window.height, window.width):
             engine = DenseParams(engine)
     return Stage(node, engine, choice.cycles, choice.lanes, choice.rows, arrays)
@@ -330,7 +330,7 @@ def _average_stage(graph: Graph, node: QAveragePool, choice: Choice, form: Avera
         **_requantizer_fields(node.format, node.low, node.high, form.form),
     )
     arrays = {"b": form.b} | _constants(form.form)
-    return Stage(node, _serial(engine), choice.cycles, choice.lanes, choice.rows, arrays)
+    return Stage(node, _slowest(engine), choice.cycles, choice.lanes, choice.rows, arrays)
 
 
 def _requantizer_fields(form: Format, low: int, high: int, narrow: Form) -> dict[str, Any]:
@@ -356,10 +356,11 @@ def _constants(form: Form) -> dict[str, IntArray]:
     return {"m": form.m} | dict(zip(("positive", "negative"), form.tables, strict=False))
 
 
-def _serial(engine: AnyMac) -> AnyMac:
-    """The engine with the small requantizer, if that is fast enough."""
-    serial = replace(engine.requantizer, serial=True)
-    return replace(engine, serial=True) if engine.pes == 1 and engine.window.steps >= serial.ii else engine
+def _slowest(engine: AnyMac) -> AnyMac:
+    """The engine with the smallest requantizers that keep up, and no slower ones than that takes."""
+    most = engine.window.steps // engine.pass_words
+    steps = replace(engine.requantizer, ii=most).steps
+    return replace(engine, requantizer_ii=min(most, steps + 1))
 
 
 def _signed_bits(reach: Range) -> int:

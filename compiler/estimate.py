@@ -190,12 +190,10 @@ def _drain(acc_bits: int) -> Resources:
 def _requantizer(params: RequantizerParams, target: Target) -> Resources:
     tables = _memory(params.factor_table.width_bits, params.words, target)
     tables += _memory(params.acc_bits, params.words * params.walk.count, target)
-    width = params.acc_bits + 1
-    if params.serial:
-        product = Resources(luts=2 * width + 40, ffs=3 * width + 45)
-    else:
-        product = Resources(luts=2 * params.digits * width, ffs=params.digits * (2 * width + params.multiplier_bits // 2))
-    rest = Resources(luts=3 * width + 50, ffs=6 * width + 50)
+    width = params.multiplier_bits + 4
+    adder = Resources(luts=width, ffs=width)
+    product = Resources(luts=width) * params.unit_digits + adder * params.unit_digits
+    rest = Resources(luts=5 * params.digits + 65, ffs=4 * params.digits + 40)
     return tables + product + rest
 
 

@@ -116,8 +116,8 @@ class Form:
     """``h(acc) = rounding((acc·m + (acc >= 0 ? positive : negative)) >> shift)``; then zero point and limits are applied.
 
     All arrays have one shape, that of the channels. Offsets that are not all ``2**(shift-1)`` are ``split``. Those that all
-    channels have in common are ``constants``; of the others the lowest ``offset_shift`` bits are all 0, and the rest takes
-    ``offset_bits``, signed.
+    channels have in common are ``constants``; of the others, less ``2**(shift-1)``, the lowest ``offset_shift`` bits are all 0,
+    and the rest takes ``offset_bits``, signed.
     """
 
     m: IntArray
@@ -149,15 +149,20 @@ class Form:
         return [offsets for offsets, constant in both if self.split and constant is None]
 
     @property
+    def _distances(self) -> list[IntArray]:
+        """Of the offsets in tables from one half."""
+        return [offsets - (1 << self.shift >> 1) for offsets in self.tables]
+
+    @property
     def offset_shift(self) -> int:
-        ones = int(np.bitwise_or.reduce(np.array(self.tables, dtype=np.int64), axis=None))
+        ones = int(np.bitwise_or.reduce(np.array(self._distances, dtype=np.int64), axis=None))
         return (ones & -ones).bit_length() - 1 if ones else 0
 
     @property
     def offset_bits(self) -> int:
         if not self.tables:
             return 0
-        words = np.array(self.tables) >> self.offset_shift
+        words = np.array(self._distances) >> self.offset_shift
         return bits_for_range(min(int(words.min()), -1), int(words.max()))[0]
 
     def __call__(self, acc: IntArray) -> IntArray:

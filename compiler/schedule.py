@@ -382,7 +382,7 @@ def _issue(
     """Passes start with pixels and credits, and their words leave through a queue."""
     window = params.window
     offered, taken = sink.offered, sink.taken
-    steps = window.steps
+    steps, spacing = window.steps, params.word_cycles
     start_to_word = START_TO_STEP + steps - 1 + params.latency
     owed = max(pass_words) - params.queue.depth_words  # words that must have left before the next pass starts
     awaited = (window.needed - 1).tolist()  # the last pixel of the frame that each output pixel waits for
@@ -409,7 +409,7 @@ def _issue(
                 if words == 1:
                     offered.append(word)
                 else:
-                    offered.extend(range(word, word + words))
+                    offered.extend(range(word, word + words * spacing, spacing))
             if release:
                 freed.extend([time + steps - 1 + START_TO_STEP] * release)
 

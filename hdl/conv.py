@@ -29,8 +29,8 @@ class ConvParams(MacStageParams):
     step to its first beat of that pass on an empty output. The queue is as deep as the passes in flight, so issue never waits
     for credits while the output is taken.
 
-    *Raises* ``ValueError`` where a pass would make channels of two groups or has fewer steps than ``pes`` (the chain drains one
-    sum a cycle), or a serial requantizer would be too slow.
+    *Raises* ``ValueError`` where a pass would make channels of two groups or has fewer steps than ``pes · requantizer_ii`` (the
+    chain drains one sum every ``requantizer_ii`` cycles).
     """
 
     window: WindowParams
@@ -47,7 +47,7 @@ class ConvParams(MacStageParams):
     zero_point: int = 0
     class_rows: tuple[int, ...] = (0,)
     class_cols: tuple[int, ...] = (0,)
-    serial: bool = False
+    requantizer_ii: int = 1
     multiplier: str = "behavioural"
     hard: int = 0
     memory: str = "behavioural"
@@ -96,6 +96,7 @@ class ConvParams(MacStageParams):
             depth_words=self.depth_words,
             multiplier=self.multiplier,
             memory=self.memory,
+            word_cycles=self.word_cycles,
         )
 
     def mac_row_of(self, row: int) -> MacRowParams:

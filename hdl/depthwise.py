@@ -32,8 +32,7 @@ class DepthwiseParams(MacStageParams):
 
     *Timing* as `ConvParams`.
 
-    *Raises* ``ValueError`` where ``rows`` does not divide the lanes, a pass has fewer steps than a row has sums to drain, or a
-    serial requantizer would be too slow.
+    *Raises* ``ValueError`` where ``rows`` does not divide the lanes, a pass has fewer steps than a row needs to drain its sums.
     """
 
     window: WindowParams
@@ -48,7 +47,7 @@ class DepthwiseParams(MacStageParams):
     zero_point: int = 0
     class_rows: tuple[int, ...] = (0,)
     class_cols: tuple[int, ...] = (0,)
-    serial: bool = False
+    requantizer_ii: int = 1
     multiplier: str = "behavioural"
     hard: int = 0
     memory: str = "behavioural"
@@ -106,6 +105,7 @@ class DepthwiseParams(MacStageParams):
             depth_words=self.depth_words if self.weight_bits else 1,
             multiplier=self.multiplier,
             memory=self.memory,
+            word_cycles=self.word_cycles,
         )
 
     def mac_row_of(self, row: int) -> LaneRowParams:

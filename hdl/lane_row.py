@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Const, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .mac_row import DotParams
+from .mac_row import DotParams, pace
 from .multiplier import hard_share
 from .rom import RomParams
 from .streams import beat_layout, delay
@@ -22,12 +22,12 @@ __all__ = ["LaneRow", "LaneRowParams"]
 class LaneRowParams:
     """``pes`` dot products at once, each of ``taps`` samples of its own a cycle: `MacRowParams` without sharing.
 
-    For every pass, element ``e`` computes ``acc[e] = Σ_steps Σ_taps x[e] · w[e]`` and the row sends the sums out one a cycle,
-    the last element first. As no element waits for another, all sums of a pass are done in one cycle. Without weights
+    For every pass, element ``e`` computes ``acc[e] = Σ_steps Σ_taps x[e] · w[e]`` and the row sends the sums out one every
+    ``word_cycles``, the last element first. As no element waits for another, all sums of a pass are done in one cycle. Without weights
     (``w_bits`` 0) the samples are only added.
 
-    *Timing* ``ii`` 1 cycle a step; passes have at least ``pes`` steps. The first sum of a pass leaves ``latency`` cycles after
-    its last step enters, the others in the cycles that follow. ``i_address`` runs ``address_lead`` cycles ahead.
+    *Timing* ``ii`` 1 cycle a step; passes have at least ``pes · word_cycles`` steps. The first sum of a pass leaves
+    ``latency`` cycles after its last step enters, the others ``word_cycles`` apart. ``i_address`` runs ``address_lead`` cycles ahead.
 
     *Parameters* as `MacRowParams`; the words of all elements lie side by side in one table.
     """
@@ -42,6 +42,7 @@ class LaneRowParams:
     multiplier: str = "behavioural"
     memory: str = "behavioural"
     hard: int = 0
+    word_cycles: int = 1
 
     @property
     def dot(self) -> DotParams:
@@ -121,14 +122,19 @@ class LaneRow(wiring.Component):
         first = delay(m, self.i_first, p.dot.latency - 1, "first", reset_less=True)
         done = delay(m, self.i_valid & self.i_last, p.dot.latency, "done")
         left: Value = Const(0)
-        left_valid: Value = Const(0)
+        marked: Value = Const(0)
+        marks = [Signal(name=f"pe{e}_marked", reset_less=True) for e in range(p.pes)]
+        move = pace(m, done, marks[-2] if p.pes > 1 else Const(0), p.pes, p.word_cycles)
         word_bits = p.taps * p.w_bits
         for e in range(p.pes):
             samples = [self.i_taps[e * p.taps + n] for n in range(p.taps)]
             acc = p.dot_of(e).build(m, samples, weights[e * word_bits : (e + 1) * word_bits], first, f"pe{e}_")
             drain = Signal(signed(p.acc_bits), name=f"pe{e}_drain", reset_less=True)
-            drain_valid = Signal(name=f"pe{e}_drain_valid")
-            m.d.sync += [drain.eq(Mux(done, acc, left)), drain_valid.eq(done | left_valid)]
-            left, left_valid = drain, drain_valid
-        m.d.comb += [self.o.eq(left), self.o_valid.eq(left_valid)]
+            with m.If(done):
+                m.d.sync += [drain.eq(acc), marks[e].eq(e == 0)]
+            with m.Elif(move):
+                m.d.sync += [drain.eq(left), marks[e].eq(marked)]
+            left, marked = drain, marks[e]
+        m.d.comb += self.o.eq(left)
+        m.d.sync += self.o_valid.eq(done | move)
         return m

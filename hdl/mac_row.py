@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from amaranth.hdl import Module, Mux, Shape, Signal, Value, signed
+from amaranth.hdl import Const, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,7 +13,7 @@ from .multiplier import FAMILIES, MultiplierParams, hard_share
 from .rom import RomParams
 from .streams import beat_layout, delay
 
-__all__ = ["DotParams", "MacRow", "MacRowParams"]
+__all__ = ["DotParams", "MacRow", "MacRowParams", "pace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +72,13 @@ class DotParams:
 class MacRowParams:
     """``pes`` dot products at once, ``taps`` multiplies each a cycle.
 
-    For every pass, processing element ``e`` computes ``acc[e] = Σ_steps Σ_taps x · w[e]`` and the row sends the sums out one a
-    cycle, the last element first. Samples, weight address and flags hop from element to element, one register each, so no net
-    fans out.
+    For every pass, processing element ``e`` computes ``acc[e] = Σ_steps Σ_taps x · w[e]`` and the row sends the sums out one
+    every ``word_cycles``, the last element first. Samples, weight address and flags hop from element to element, one register
+    each, so no net fans out.
 
-    *Timing* ``ii`` 1 cycle a step; the steps of a pass must come in consecutive cycles, at least ``pes`` of them. The first
-    sum of a pass leaves ``latency`` cycles after its last step enters, the others in the cycles that follow. ``i_address``
-    runs ``address_lead`` cycles ahead.
+    *Timing* ``ii`` 1 cycle a step; the steps of a pass must come in consecutive cycles, at least ``pes · word_cycles`` of them.
+    The first sum of a pass leaves ``latency`` cycles after its last step enters, the others ``word_cycles`` apart.
+    ``i_address`` runs ``address_lead`` cycles ahead.
 
     *Parameters* ``x_bits``, ``x_signed``: samples; ``w_bits``: signed weights; ``acc_bits``: signed sums, wide enough for every
     partial sum; ``depth_words``: weight words an element; ``multiplier`` and ``memory``: families of leaf cells; ``hard``: how
@@ -95,6 +95,7 @@ class MacRowParams:
     multiplier: str = "behavioural"
     memory: str = "behavioural"
     hard: int = 0
+    word_cycles: int = 1
 
     @property
     def dot(self) -> DotParams:
@@ -118,8 +119,8 @@ class MacRowParams:
 
     @property
     def latency(self) -> int:
-        """hop, sum, then ``pes`` hops through the chain and one register to enter it."""
-        return 1 + self.dot.latency + self.pes + 1
+        """Hop, sum, then the way to the last element, and the register or two that its sum leaves through."""
+        return 1 + self.dot.latency + self.pes + (self.word_cycles == 1)
 
     def reference(
         self, steps: Iterable[tuple[Sequence[int], int, bool, bool]], words: Sequence[Sequence[Sequence[int]]]
@@ -165,29 +166,59 @@ class MacRow(wiring.Component):
         taps = Value.cast(self.i_taps)
         first = delay(m, self.i_first, to_sum, "first", reset_less=True)
         done = delay(m, self.i_valid & self.i_last, to_sum, "done")
+        elements = [_ProcessingElement(p, e, self.words[e]) for e in range(p.pes)]
         chain: Value = Signal(signed(p.acc_bits), name="chain_begin")
-        chain_valid: Value = Signal(name="chain_begin_valid")
-        for e in range(p.pes):
-            m.submodules[f"pe{e}"] = pe = _ProcessingElement(p, e, self.words[e])
+        marked: Value = Signal(name="chain_begin_marked")
+        for e, pe in enumerate(elements):
+            m.submodules[f"pe{e}"] = pe
             m.d.comb += [
                 pe.i_address.eq(address),
                 Value.cast(pe.i_taps).eq(taps),
                 pe.i_first.eq(first),
                 pe.i_done.eq(done),
                 pe.i_chain.eq(chain),
-                pe.i_chain_valid.eq(chain_valid),
+                pe.i_marked.eq(marked),
             ]
             address, taps, first, done = pe.o_address, Value.cast(pe.o_taps), pe.o_first, pe.o_done
-            chain, chain_valid = pe.o_chain, pe.o_chain_valid
-        m.d.comb += [self.o.eq(chain), self.o_valid.eq(chain_valid)]
+            if e and p.word_cycles > 1:
+                m.d.comb += elements[e - 1].i_move.eq(pe.o_move)
+            chain, marked = pe.o_chain, pe.o_marked
+        m.d.comb += self.o.eq(chain)
+        if p.word_cycles == 1:
+            m.d.comb += self.o_valid.eq(marked)
+        else:
+            finished = Signal()
+            m.d.sync += finished.eq(done)
+            move = pace(m, finished, elements[-2].o_marked if p.pes > 1 else Const(1), p.pes, p.word_cycles)
+            m.d.comb += elements[-1].i_move.eq(move)
+            m.d.sync += self.o_valid.eq(finished | move)
         return m
+
+
+def pace(m: Module, load: Value, last: Value, words: int, cycles: int) -> Value:
+    """When words loaded at once move on, ``cycles`` apart; ``last`` says whether the last of them moves up next."""
+    if words == 1:
+        return Const(0)
+    left = Signal(range(cycles))
+    moving = Signal()
+    move = moving & (left == 0)
+    with m.If(load):
+        m.d.sync += [moving.eq(1), left.eq(cycles - 1)]
+    with m.Elif(move):
+        m.d.sync += [moving.eq(~last), left.eq(cycles - 1)]
+    with m.Else():
+        m.d.sync += left.eq(left - 1)
+    return move
 
 
 class _ProcessingElement(wiring.Component):
     """``taps`` multipliers, an adder tree, an accumulator, and this element's place in the drain chain.
 
-    The chain takes two registers a hop while samples take one, so the sums of one pass, finished one cycle apart from element
-    to element, queue up behind each other without gaps or collisions.
+    Sums are finished one cycle apart from element to element. If they are to leave one a cycle, the chain takes two registers
+    a hop while samples take one, so that they queue up behind each other without gaps or collisions.
+
+    Otherwise one register a hop will do: the signal to move travels from the end of the chain to its beginning, so that each
+    sum makes room before the next one comes; the sum of the first element is marked, and stops it.
     """
 
     def __init__(self, params: MacRowParams, element: int, words: Sequence[Sequence[int]]) -> None:
@@ -206,13 +237,15 @@ class _ProcessingElement(wiring.Component):
                 "i_first": In(1),
                 "i_done": In(1),
                 "i_chain": In(signed(params.acc_bits)),
-                "i_chain_valid": In(1),
+                "i_marked": In(1),
+                "i_move": In(1),
                 "o_address": Out(address),
                 "o_taps": Out(taps),
                 "o_first": Out(1),
                 "o_done": Out(1),
                 "o_chain": Out(signed(params.acc_bits)),
-                "o_chain_valid": Out(1),
+                "o_marked": Out(1),
+                "o_move": Out(1),
             }
         )
 
@@ -238,14 +271,21 @@ class _ProcessingElement(wiring.Component):
         m.d.sync += finished.eq(done)
 
         enter = Signal(signed(p.acc_bits), reset_less=True)
-        enter_valid = Signal()
-        leave = Signal(signed(p.acc_bits), reset_less=True)
-        leave_valid = Signal()
+        entered = Signal()
+        if p.word_cycles > 1:
+            with m.If(finished):
+                m.d.sync += [enter.eq(acc), entered.eq(self.element == 0)]
+            with m.Elif(self.i_move):
+                m.d.sync += [enter.eq(self.i_chain), entered.eq(self.i_marked)]
+            m.d.sync += self.o_move.eq(self.i_move & ~self.i_marked)
+            m.d.comb += [self.o_chain.eq(enter), self.o_marked.eq(entered)]
+            return m
+        leave = Signal.like(enter, reset_less=True)
         m.d.sync += [
             enter.eq(Mux(finished, acc, self.i_chain)),
-            enter_valid.eq(finished | self.i_chain_valid),
+            entered.eq(finished | self.i_marked),
             leave.eq(enter),
-            leave_valid.eq(enter_valid),
+            self.o_marked.eq(entered),
         ]
-        m.d.comb += [self.o_chain.eq(leave), self.o_chain_valid.eq(leave_valid)]
+        m.d.comb += self.o_chain.eq(leave)
         return m

@@ -58,7 +58,7 @@ class MacStageParams:
     zero_point: int
     class_rows: tuple[int, ...]
     class_cols: tuple[int, ...]
-    serial: bool
+    requantizer_ii: int
     multiplier: str
     hard: int
     memory: str
@@ -109,7 +109,7 @@ class MacStageParams:
             low=self.low,
             high=self.high,
             zero_point=self.zero_point,
-            serial=self.serial,
+            ii=self.requantizer_ii,
             memory=self.memory,
             multiplier_bits=self.multiplier_bits,
             split=self.split,
@@ -148,10 +148,14 @@ class MacStageParams:
 
     def check_pace(self) -> None:
         """Whether the rows and the requantizers keep up with the passes."""
-        if self.pass_words > self.window.steps:
-            raise ValueError(f"pes must be at most the {self.window.steps} steps of a pass, not {self.pass_words!r}")
-        if self.serial and (self.pass_words > 1 or self.window.steps < self.requantizer.ii):
-            raise ValueError(f"serial requantizer needs one element and {self.requantizer.ii} steps a pass")
+        if self.pass_words * self.word_cycles > self.window.steps:
+            most = f"{self.window.steps} steps of a pass" + f" / {self.word_cycles}" * (self.word_cycles > 1)
+            raise ValueError(f"pes must be at most the {most}, not {self.pass_words!r}")
+
+    @property
+    def word_cycles(self) -> int:
+        """Cycles from one word of a pass to the next: what the requantizers need for one."""
+        return self.requantizer_ii
 
     @property
     def words(self) -> int:
@@ -178,7 +182,7 @@ class MacStageParams:
 
     @property
     def queue(self) -> QueueParams:
-        in_flight = self.window.steps + self.latency + self.pass_words - 1 + Credits.RETURN_CYCLES
+        in_flight = self.window.steps + self.latency + (self.pass_words - 1) * self.word_cycles + Credits.RETURN_CYCLES
         depth = self.pass_words * -(-in_flight // self.window.steps)
         return QueueParams(beat_layout(self.out_bits, self.out_signed, self.rows), max(depth, 2))
 

@@ -52,6 +52,11 @@ class MaxPoolParams:
         return self.window.steps
 
     @property
+    def word_cycles(self) -> int:
+        """As `MacStageParams`, but that a pass has only one word."""
+        return 1
+
+    @property
     def frame_cycles(self) -> int:
         return self.window.frame_cycles
 

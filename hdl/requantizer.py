@@ -35,15 +35,16 @@ class RequantizerParams:
     The constants follow the order of arrival, so no index comes with the sums; ``walk`` chooses the bias of each pixel's
     border class, and with ``by_class`` the multiplier and its offsets, too. A rectifier is ``low`` and ``high``.
 
-    The product is made by shift and add, least significant digit first: ``serial`` reuses one adder for a cycle a bit,
-    otherwise every stage takes two bits and a sum is accepted every cycle.
+    The product is made of the ``digits`` of ``acc + b`` in base 4, which are −1, 0, 1 and 2, so that a multiple of ``m`` is one
+    look-up table a bit: ``unit_digits`` at a time, least significant first, and a tree of adders brings them together. They are
+    the plain digits of the sum, less 1, after 1 is added to each: that is ``(4**digits − 1) / 3``, and part of the bias.
 
-    *Timing* ``ii`` 1 cycle, or ``multiplier_bits + 1`` (serial). ``latency`` from sum to result: 6 cycles, one a digit, and one
-    more if serial or split, and one more for ties; for 17 bits 15 cycles, or 24 (serial).
+    *Timing* ``ii`` cycles from sum to sum; the first one comes `TABLE_CYCLES` after the reset, or later. ``latency`` cycles from
+    sum to result: one a step, one a level of the tree, and 4 to 8.
     *Parameters* ``acc_bits``: signed width that holds every sum with and without its bias; ``offset_bits``: signed width of
-    the offsets in tables, of which the lowest ``offset_shift`` bits are 0 and not stored; ``positive``, ``negative``: offsets
-    that all channels have in common, and in no table (the first only with the second); ``uniform``: the channels have all
-    constants in common, one word a class.
+    the offsets in tables less ``2**(shift−1)``, of which the lowest ``offset_shift`` bits are 0 and not stored; ``positive``,
+    ``negative``: offsets that all channels have in common, and in no table (the first only with the second); ``uniform``: the
+    channels have all constants in common, one word a class.
     *Raises* ``ValueError`` for impossible sizes, and for constants that do not fit them.
     """
 
@@ -57,7 +58,7 @@ class RequantizerParams:
     low: int
     high: int
     zero_point: int = 0
-    serial: bool = False
+    ii: int = 1
     memory: str = "behavioural"
     multiplier_bits: int = MULTIPLIER_BITS
     split: bool = False
@@ -71,6 +72,8 @@ class RequantizerParams:
     tie_bits: int = 0
 
     def __post_init__(self) -> None:
+        if self.ii < 1:
+            raise ValueError(f"ii must be at least 1, not {self.ii!r}")
         if not 1 <= self.words <= self.slots:
             raise ValueError(f"words must be 1 to {self.slots}, not {self.words!r}")
         if self.shift < (not self.split):
@@ -94,26 +97,93 @@ class RequantizerParams:
             if self.tie_bits:
                 raise ValueError(f"tie_bits must be 0 without ties, not {self.tie_bits!r}")
             return None
-        total_bits = max(self.acc_bits + self.multiplier_bits, self.start_bits, self.shift + 1) + 1
-        return TiesParams(total_bits, self.shift, self.ties, self.tie_bits, self.low, self.high, self.zero_point)
-
-    @property
-    def digit_bits(self) -> int:
-        return 1 if self.serial else 2
+        span = self.high - self.low
+        in_bits = max(self._total_bits, self.shift + 1) + 1
+        return TiesParams(in_bits, self.shift, self.ties, self.tie_bits, 0, span, self.zero_point - self.low)
 
     @property
     def digits(self) -> int:
-        return -(-self.multiplier_bits // self.digit_bits)
+        """Of any sum: the least such that ``−(4**digits − 1) / 3`` is no greater than the least sum."""
+        return self.acc_bits // 2 + 1
 
     @property
-    def ii(self) -> int:
-        return self.digits + 1 if self.serial else 1
+    def unit_digits(self) -> int:
+        """Digits a step."""
+        return -(-self.digits // self.ii)
+
+    @property
+    def steps(self) -> int:
+        return -(-self.digits // self.unit_digits)
+
+    @property
+    def levels(self) -> int:
+        """Of the tree that adds up the multiples of one step."""
+        return (self.unit_digits - 1).bit_length()
 
     @property
     def latency(self) -> int:
-        """Table, bias, (load, or choice of the offset,) digits, rounding (and ties), clamping."""
-        rounding = self.rounding.latency if self.rounding else 1
-        return TABLE_CYCLES + 1 + (self.serial or self.split) + self.digits + rounding + 1
+        """Wait for tables, bias, (choice of digits,) tree, a step each, rounding, (ties,) clamping."""
+        rounding = self.rounding.latency if self.rounding else 0
+        return self._wait + 1 + self._picks + self.levels + self.steps + 1 + rounding + 1
+
+    # Cycles: a sum comes in cycle 0, its bias is added in cycle `wait`, its first digits are ready `1 + picks` cycles later.
+    # In cycle `moves` the index of the next sum's constants is on its way; TABLE_CYCLES + 1 later its bias is at hand, and the
+    # other constants `lag` cycles after that, when the last digits of this sum are done with theirs.
+
+    @property
+    def _wait(self) -> int:
+        return max(TABLE_CYCLES + 1 - self.ii, 0)
+
+    @property
+    def _picks(self) -> int:
+        return int(self.steps > 1)
+
+    @property
+    def _moves(self) -> int:
+        return max(self._wait + self.steps - TABLE_CYCLES - 1, 0)
+
+    @property
+    def _lag(self) -> int:
+        return max(self._wait + self._picks + self.steps - TABLE_CYCLES - self._moves, 0)
+
+    @property
+    def _preloads(self) -> bool:
+        """Whether the accumulator has a cycle to itself before the first step."""
+        return 1 < self.steps < self.ii
+
+    @property
+    def _half(self) -> int:
+        return 1 << self.shift >> 1
+
+    @property
+    def _offset_range(self) -> tuple[int, int]:
+        """Offsets less one half, the least and the most."""
+        reach = [offset - self._half for offset in (self.positive, self.negative) if offset is not None]
+        if self.offset_tables:
+            bound = 1 << self.offset_bits + self.offset_shift - 1
+            reach += [-bound, bound - (1 << self.offset_shift)]
+        return min(reach, default=0), max(reach, default=0)
+
+    @property
+    def _acc_range(self) -> tuple[int, int]:
+        """What the accumulator holds after any step."""
+        most = ((1 << self.multiplier_bits) - 1) * (4**self.unit_digits)
+        low, high = self._offset_range
+        ranges = [(min(low, 0) - most // 3 - 1, max(high, 0) + 2 * most // 3 + 1)]
+        if self._preloads:
+            ranges.append((low << 2 * self.unit_digits, high << 2 * self.unit_digits))
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+    @property
+    def _total_bits(self) -> int:
+        """Signed width of the accumulator after the last step, and what was shifted out of it."""
+        return _signed_bits(*self._acc_range) + 2 * self.unit_digits * (self.steps - 1)
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether sums below zero come out as ``low`` with either offset, so that they need none of their own."""
+        most = self._half + self._offset_range[1]
+        return not self.split or (self.ties == "none" and self.zero_point <= self.low and most < 1 << self.shift)
 
     @property
     def class_words(self) -> int:
@@ -126,12 +196,6 @@ class RequantizerParams:
         return [self.positive, self.negative].count(None) if self.split else 0
 
     @property
-    def start_bits(self) -> int:
-        """Signed width of the offsets where split."""
-        constants = (offset.bit_length() + 1 for offset in (self.positive, self.negative) if offset is not None)
-        return max(self.offset_bits + self.offset_shift, *constants, 1) if self.split else 0
-
-    @property
     def factor_table(self) -> RomParams:
         """Multipliers, each with its offsets."""
         depth = self.class_words * (self.walk.count if self.by_class else 1)
@@ -139,7 +203,7 @@ class RequantizerParams:
 
     @property
     def bias_table(self) -> RomParams:
-        return RomParams(self.acc_bits, self.class_words * self.walk.count, self.memory)
+        return RomParams(2 * self.digits, self.class_words * self.walk.count, self.memory)
 
     def reference(
         self, acc: int, bias: int, multiplier: int, positive: int | None = None, negative: int | None = None
@@ -148,7 +212,7 @@ class RequantizerParams:
         given = [offset for offset in (table, constant) if offset is not None]
         offset = given[0] if given else 1 << (self.shift - 1)
         total = (acc + bias) * multiplier + offset
-        scaled = self.rounding.reference(total) if self.rounding else (total >> self.shift) + self.zero_point
+        scaled = self.rounding.reference(total) + self.low if self.rounding else (total >> self.shift) + self.zero_point
         return min(max(scaled, self.low), self.high)
 
     def create(
@@ -166,12 +230,12 @@ class RequantizerParams:
         factors = _words("multipliers", multipliers, depth, range(1 << self.multiplier_bits))
         for name, offsets in tables[: self.offset_tables]:
             bound, step = 1 << self.offset_bits + self.offset_shift - 1, 1 << self.offset_shift
-            words = _words(name, offsets, depth, range(-bound, bound, step))
-            stored = [word // step & (1 << self.offset_bits) - 1 for word in words]
+            words = _words(name, offsets, depth, range(self._half - bound, self._half + bound, step))
+            stored = [(word - self._half) // step & (1 << self.offset_bits) - 1 for word in words]
             factors = [factor | word << place for factor, word in zip(factors, stored, strict=True)]
             place += self.offset_bits
-        mask = (1 << self.acc_bits) - 1  # a bias may be wider than the sums with and without it
-        return Requantizer(self, factors, [int(bias) & mask for bias in np.ravel(biases)])
+        ones = (4**self.digits - 1) // 3
+        return Requantizer(self, factors, [(int(bias) + ones) % 4**self.digits for bias in np.ravel(biases)])
 
 
 def _words(name: str, values: ArrayLike | None, count: int, limits: range) -> list[int]:
@@ -201,141 +265,165 @@ class Requantizer(wiring.Component):
     def elaborate(self, _platform: object) -> Module:
         m = Module()
         p = self.params
-        total, multiplier, start, valid = self._look_up(m)
-        multiply = self._serial if p.serial else self._pipelined
-        high, low, done = multiply(m, total, multiplier, start, valid)
+        came = delay(m, self.i_valid, p._wait, "came")
+        acc = delay(m, self.i, p._wait, "acc", reset_less=True).as_signed()
 
-        taken = p.digits * p.digit_bits
-        if p.rounding:
-            m.submodules.ties = ties = p.rounding.create()
-            m.d.comb += ties.i.eq(Cat(low, high).as_signed())
-            scaled: Value = ties.o
-        elif p.split:
-            scaled = delay(m, Cat(low, high).as_signed().shift_right(p.shift) + p.zero_point, 1, "rounded", reset_less=True)
-        elif self._rounds_late:
-            constant = self._rounding >> taken
-            rounded = Signal(signed(max(len(high), constant.bit_length() + 1) + 1), name="rounded", reset_less=True)
-            m.d.sync += rounded.eq(high + constant)
-            scaled = rounded[p.shift - taken :].as_signed()
-        else:
-            rounded = Signal(signed(len(high) + taken), name="rounded", reset_less=True)
-            m.d.sync += rounded.eq(Cat(low, high).as_signed())
-            scaled = rounded[p.shift :].as_signed()
-        clamped = Signal(Shape(p.out_bits, p.out_signed), reset_less=True)
-        with m.If(scaled < p.low):
-            m.d.sync += clamped.eq(p.low)
-        with m.Elif(scaled > p.high):
-            m.d.sync += clamped.eq(p.high)
+        step = Signal(range(max(p.steps, 2)))
+        busy = Signal()
+        last = step == p.steps - 1
+        with m.If(came):
+            m.d.sync += [busy.eq(1), step.eq(0)]
+        with m.Elif(last | (p.steps == 1)):
+            m.d.sync += busy.eq(0)
         with m.Else():
-            m.d.sync += clamped.eq(scaled)
-        m.d.comb += [self.o.eq(clamped), self.o_valid.eq(delay(m, done, p.rounding.latency + 1 if p.rounding else 2, "valid"))]
+            m.d.sync += step.eq(step + 1)
+        moves = busy & (step == p._moves - 1) if p._moves else self.i_valid
+        bias, factor, offsets, keep = self._look_up(m, moves)
+
+        total = Signal(2 * p.digits, reset_less=True)
+        keep = delay(m, keep, p._wait, "keep")
+        kept = Signal()
+        with m.If(came):
+            m.d.sync += [total.eq(acc + bias), kept.eq(keep)]
+        product, owed = self._multiply(m, self._pick(m, total, step), factor)
+        to_add = p._picks + p.levels
+
+        to_start = to_add - p._preloads
+        start: Value = offsets[0]
+        if not p.one_sided:
+            below = delay(m, total < (4**p.digits - 1) // 3, to_start, "below", reset_less=True)
+            start = Mux(below, offsets[1], offsets[0])
+
+        result = Signal(signed(_signed_bits(*p._acc_range)), reset_less=True)
+        before = result >> 2 * p.unit_digits
+        if p._preloads:
+            with m.If(delay(m, busy, to_add, "adds")):
+                m.d.sync += result.eq(_sum(before, product, owed))
+            with m.Else():
+                m.d.sync += result.eq(start << 2 * p.unit_digits)
+        elif p.steps > 1:
+            first = delay(m, step == 0, to_add, "first", reset_less=True)
+            m.d.sync += result.eq(_sum(Mux(first, start, before), product, owed))
+        else:
+            m.d.sync += result.eq(_sum(start, product, owed))
+
+        out_bits = 2 * p.unit_digits * (p.steps - 1)
+        out = Signal(out_bits, reset_less=True)
+        if out_bits:
+            m.d.sync += out.eq(Cat(out, result)[2 * p.unit_digits :])
+        self._round(m, Cat(out, result).as_signed())
+        rounding = p.rounding.latency if p.rounding else 0
+        done = delay(m, busy & last & kept if p.steps > 1 else busy & kept, to_add + 1 + 1 + rounding + 1, "valid")
+        m.d.comb += self.o_valid.eq(done)
         return m
 
-    @property
-    def _rounding(self) -> int:
-        """What is added before the shift: one half, and the zero point if nothing else is to be made of them."""
-        zero_point = 0 if self.params.rounding else self.params.zero_point
-        return (1 << (self.params.shift - 1)) + (zero_point << self.params.shift)
-
-    @property
-    def _rounds_late(self) -> bool:
-        """Whether all product bits below the rounding constant are gone when the digits are done (the usual case)."""
-        return self.params.digits * self.params.digit_bits <= self.params.shift - 1 and not self.params.rounding
-
-    @property
-    def _start(self) -> int:
-        """What the product begins from, unless split."""
-        return 0 if self._rounds_late else self._rounding
-
-    def _high_bits(self, digits: int) -> int:
-        """Width of what the digits yet to come are added to, the offset included."""
-        p = self.params
-        start_bits = p.start_bits if p.split else self._start.bit_length() + 1
-        return max(p.acc_bits, start_bits - digits * p.digit_bits) + 1
-
-    def _look_up(self, m: Module) -> tuple[Signal, Value, Value, Value]:
-        """Look up the constants of each sum; returns sum plus bias, multiplier, what the product begins from, valid."""
+    def _look_up(self, m: Module, moves: Value) -> tuple[Value, Value, list[Value], Value]:
+        """The constants of the sum at hand: bias, multiplier, offsets less one half; and whether it is a channel's."""
         p = self.params
         slot = Signal(range(p.slots))
         m.submodules.walk = walk = replace(p.walk, scale=p.class_words).create()
-        m.d.comb += walk.i_next.eq(self.i_valid & (slot == p.slots - 1))
-        with m.If(self.i_valid):
+        m.d.comb += walk.i_next.eq(moves & (slot == p.slots - 1))
+        with m.If(moves):
             m.d.sync += slot.eq(add_mod(slot, 1, p.slots))
-        keep = self.i_valid & (slot < p.words)
 
         m.submodules.factors = factors = p.factor_table.create(self.factors)
         m.submodules.biases = biases = p.bias_table.create(self.biases)
         word = Const(0, 0) if p.uniform else slot
-        for table, by_class in ((factors, p.by_class), (biases, True)):
-            address = Signal.like(table.i_addr, name="address", reset_less=True)
+        for name, table, by_class, lag in (("factor", factors, p.by_class, p._lag), ("bias", biases, True, 0)):
+            address = Signal.like(table.i_addr, name=f"{name}_address", reset_less=True)
             m.d.sync += address.eq(walk.o + word if by_class else word)
-            m.d.comb += table.i_addr.eq(address)
+            m.d.comb += table.i_addr.eq(delay(m, address, lag, f"{name}_address", reset_less=True))
 
-        acc = delay(m, self.i, TABLE_CYCLES, "acc", reset_less=True).as_signed()
-        total = Signal(signed(p.acc_bits), reset_less=True)
-        constants = delay(m, factors.o, 1, "constants", reset_less=True)
-        m.d.sync += total.eq(acc + biases.o.as_signed())
-        if p.split:
-            offsets: list[Value] = []
-            place = p.multiplier_bits
-            for constant in (p.positive, p.negative):
-                if constant is None:
-                    offsets.append(Cat(Const(0, p.offset_shift), constants[place : place + p.offset_bits]).as_signed())
-                    place += p.offset_bits
-                else:
-                    offsets.append(Const(constant, signed(p.start_bits)))
-            positive, negative = offsets
-            start: Value = Mux(total < 0, negative, positive)
+        late = p._wait + p._picks + p.levels - p._preloads - (TABLE_CYCLES - 1) - p._moves - p._lag
+        stored = delay(m, factors.o[p.multiplier_bits :], max(late, 0), "offsets", reset_less=True)
+        offsets: list[Value] = []
+        for constant in (p.positive, p.negative) if p.split else (p._half, p._half):
+            if constant is None:
+                offsets.append(Cat(Const(0, p.offset_shift), stored[: p.offset_bits]).as_signed())
+                stored = stored[p.offset_bits :]
+            else:
+                less = constant - p._half
+                offsets.append(Const(less, signed(_signed_bits(less, less))))
+        return biases.o, factors.o[: p.multiplier_bits], offsets, slot < p.words
+
+    def _pick(self, m: Module, total: Value, step: Value) -> list[Value]:
+        """The digits of each step, plus 1."""
+        p = self.params
+        count = p.unit_digits * p.steps
+        digits = [total[2 * n : 2 * n + 2] for n in range(p.digits)] + [Const(1, 2)] * (count - p.digits)
+        if p.steps == 1:
+            return digits
+        picked = [Signal(2, name=f"digit_{n}", reset_less=True) for n in range(p.unit_digits)]
+        with m.Switch(step):
+            for n in range(p.steps):
+                with m.Case(n) if n < p.steps - 1 else m.Default():
+                    m.d.sync += Cat(picked).eq(Cat(digits[n * p.unit_digits : (n + 1) * p.unit_digits]))
+        return list(picked)
+
+    def _multiply(self, m: Module, digits: list[Value], factor: Value) -> tuple[Value, Value]:
+        """``factor`` times the digits, less a 1 that is owed; a complement is one less than the negative."""
+        p = self.params
+        terms = []
+        for n, digit in enumerate(digits):
+            value = Signal(signed(p.multiplier_bits + 2), name=f"multiple_{n}")
+            with m.Switch(digit):
+                with m.Case(0):
+                    m.d.comb += value.eq(~Cat(factor, Const(0)).as_signed())
+                with m.Case(2):
+                    m.d.comb += value.eq(factor)
+                with m.Case(3):
+                    m.d.comb += value.eq(factor << 1)
+            terms.append((value, digit == 0))
+        places, level = 2, 0
+        while len(terms) > 1:
+            sums = []
+            for n in range(0, len(terms), 2):
+                value, owed = terms[n]
+                if n + 1 < len(terms):
+                    higher, higher_owed = terms[n + 1]
+                    shifted = Cat(higher_owed.replicate(places), higher).as_signed()
+                    value = _sum(value, shifted, higher_owed)
+                    count = min(len(digits) - n * places // 2, places)
+                    value = value[: p.multiplier_bits + 2 * count + 1].as_signed()
+                registers = (
+                    Signal(value.shape(), name=f"sum_{level}_{n // 2}", reset_less=True),
+                    Signal(name=f"owed_{level}_{n // 2}", reset_less=True),
+                )
+                m.d.sync += [registers[0].eq(value), registers[1].eq(owed)]
+                sums.append(registers)
+            terms, places, level = sums, 2 * places, level + 1
+        return terms[0]
+
+    def _round(self, m: Module, total: Value) -> None:
+        """One half, the zero point and the limits: in place of these 0 and their distance, for they are less to compare with."""
+        p = self.params
+        place = max(p.shift - 1, 0)
+        zero_point = 0 if p.rounding else p.zero_point - p.low
+        constant = (p._half >> place) + (zero_point << p.shift - place)
+        high = total.shift_right(place) + constant
+        rounded = Signal(signed(place + len(high)), reset_less=True)
+        m.d.sync += rounded.eq(Cat(total[:place], high))
+        if p.rounding:
+            m.submodules.ties = ties = p.rounding.create()
+            m.d.comb += ties.i.eq(rounded)
+            above: Value = ties.o
         else:
-            start = Const(self._start, signed(self._high_bits(0)))
-        return total, constants[: p.multiplier_bits], start, delay(m, keep, TABLE_CYCLES + 1, "keep")
+            above = rounded.shift_right(p.shift)
+        span = p.high - p.low
+        bits = span.bit_length()
+        over = above[bits:-1].any()
+        if span + 1 < 1 << bits:
+            over |= above[:bits] > span
+        inside = Mux(above[-1], 0, Mux(over, span, above[:bits]))
+        clamped = Signal(Shape(p.out_bits, p.out_signed), reset_less=True)
+        m.d.sync += clamped.eq(inside ^ p.low if bits == p.out_bits and p.low == -(1 << bits - 1) else inside + p.low)
+        m.d.comb += self.o.eq(clamped)
 
-    def _pipelined(
-        self, m: Module, total: Value, multiplier: Value, start: Value, valid: Value
-    ) -> tuple[Value, Value, Value]:
-        p = self.params
-        if p.split:  # the choice of the offset takes a stage
-            start = delay(m, start, 1, "start", reset_less=True)
-            total = delay(m, total, 1, "total", reset_less=True)
-            multiplier = delay(m, multiplier, 1, "multiplier", reset_less=True)
-            valid = delay(m, valid, 1, "chosen")
-        high = start
-        low: Value = Const(0, 0)
-        term: Value = total
-        for n in range(p.digits):
-            digit = multiplier[: p.digit_bits]
-            added = high + sum((Mux(digit[k], term << k, 0) for k in range(len(digit))), Const(0))
-            next_high = Signal(signed(self._high_bits(n + 1)), name=f"high_{n}", reset_less=True)
-            next_low = Signal((n + 1) * p.digit_bits, name=f"low_{n}", reset_less=True)
-            next_term = Signal(signed(p.acc_bits), name=f"term_{n}", reset_less=True)
-            next_multiplier = Signal(max(p.multiplier_bits - (n + 1) * p.digit_bits, 0), name=f"factor_{n}", reset_less=True)
-            m.d.sync += [
-                next_high.eq(added[p.digit_bits :].as_signed()),
-                next_low.eq(Cat(low, added[: p.digit_bits])),
-                next_term.eq(term),
-                next_multiplier.eq(multiplier[p.digit_bits :]),
-            ]
-            high, low, term, multiplier = next_high, next_low, next_term, next_multiplier
-        return high, low, delay(m, valid, p.digits, "multiplied")
 
-    def _serial(
-        self, m: Module, total: Value, multiplier: Value, start: Value, valid: Value
-    ) -> tuple[Value, Value, Value]:
-        p = self.params
-        high = Signal(signed(self._high_bits(0)), reset_less=True)
-        low = Signal(p.multiplier_bits, reset_less=True)
-        term = Signal(signed(p.acc_bits), reset_less=True)
-        factor = Signal(p.multiplier_bits, reset_less=True)
-        left = Signal(range(p.digits + 1))
-        done = Signal()
-        added = high + Mux(factor[0], term, 0)
-        with m.If(valid):
-            m.d.sync += [high.eq(start), term.eq(total), factor.eq(multiplier)]
-        with m.Else():
-            m.d.sync += [high.eq(added[1:].as_signed()), low.eq(Cat(low[1:], added[0])), factor.eq(factor[1:])]
-        m.d.sync += done.eq(left == 1)
-        with m.If(valid):
-            m.d.sync += left.eq(p.digits)
-        with m.Elif(left != 0):
-            m.d.sync += left.eq(left - 1)
-        return high, low, done
+def _sum(a: Value, b: Value, carry: Value) -> Value:
+    """``a + b + carry``, all in one adder."""
+    return (Cat(Const(1, 1), a).as_signed() + Cat(carry, b).as_signed())[1:].as_signed()
+
+
+def _signed_bits(low: int, high: int) -> int:
+    return max((~low if low < 0 else 0).bit_length(), max(high, 0).bit_length()) + 1

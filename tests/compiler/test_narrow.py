@@ -150,11 +150,11 @@ def test_offsets_have_few_bits(rng: np.random.Generator) -> None:
     form = narrow(requantizer, np.full(32, -30_000), np.full(32, 30_000), 0, 127, "layer")
     assert form.split and form.constants[0] is None and form.constants[1] is not None
     assert form.tables[0] is form.positive and len(form.tables) == 1
-    assert form.offset_shift > 5 and np.all(form.positive % (1 << form.offset_shift) == 0)
-    assert np.any(form.positive >> form.offset_shift & 1)
-    words = form.positive >> form.offset_shift
+    distances = form.positive - (1 << form.shift - 1)
+    assert form.offset_shift > 5 and np.all(distances % (1 << form.offset_shift) == 0)
+    words = distances >> form.offset_shift
+    assert np.any(words & 1) and form.offset_bits < 12
     assert -(1 << form.offset_bits - 1) <= words.min() and words.max() < 1 << form.offset_bits - 1
-    assert form.offset_bits + form.offset_shift in (form.shift + 1, form.shift + 2)
     assert_equal(form, requantizer, -30_000, 30_000, 0, 127)
 
 

@@ -50,7 +50,7 @@ class ConvCase:
     pad_raw: int = 0
     class_rows: tuple[int, ...] = (0,)
     class_cols: tuple[int, ...] = (0,)
-    serial: bool = False
+    requantizer_ii: int = 1
     kind: str = "behavioural"
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
@@ -202,7 +202,7 @@ def _constants(case: ConvCase, rng: np.random.Generator, w_rcohwi: Ints) -> tupl
         "zero_point": case.zero_point,
         "class_rows": case.class_rows,
         "class_cols": case.class_cols,
-        "serial": case.serial,
+        "requantizer_ii": case.requantizer_ii,
         "multiplier": case.kind,
         "memory": case.kind,
         "multiplier_bits": case.multiplier_bits,
@@ -258,7 +258,7 @@ def assert_latency(stage: ConvStage[Any], run: Run) -> None:
     params = stage.params
     last_steps = run.watched[params.window.steps - 1 :: params.window.steps]
     words = [min(params.pass_words, params.words - n * params.pass_words) for n in range(params.passes)]
-    due = [cycle + params.latency + n for k, cycle in enumerate(last_steps) for n in range(words[k % params.passes])]
+    due = [cycle + params.latency + n * params.word_cycles for k, cycle in enumerate(last_steps) for n in range(words[k % params.passes])]
     assert run.cycles == due, f"latency of {params.latency} cycles"
 
 
@@ -281,8 +281,10 @@ def assert_pace(stage: ConvStage[Any]) -> None:
 CHOSEN = {
     "smallest": ConvCase((1, 1, 1), 1, (1, 1)),
     "one multiplier": ConvCase((3, 4, 2), 3, (3, 3), padding=SAME, ring=None),
-    "serial requantizer": ConvCase((3, 3, 2), 3, (3, 3), padding=SAME, serial=True, bits=5, signed=True),
-    "serial, two rows": ConvCase((3, 2, 3), 5, (3, 3), padding=SAME, lanes=1, rows=2, serial=True, zero_point=-5),
+    "slow requantizer": ConvCase((3, 3, 2), 3, (3, 3), padding=SAME, requantizer_ii=18, bits=5, signed=True),
+    "slow, two rows": ConvCase((3, 2, 3), 5, (3, 3), padding=SAME, lanes=1, rows=2, requantizer_ii=13, zero_point=-5),
+    "a sum every other cycle": ConvCase((3, 4, 2), 9, (3, 3), padding=SAME, pes=9, requantizer_ii=2),
+    "a sum every third cycle": ConvCase((3, 3, 4), 11, (3, 3), padding=SAME, rows=2, pes=3, lanes=3, requantizer_ii=3, signed=True),
     "kernel rows at once": ConvCase((5, 5, 3), 5, (3, 3), padding=SAME, lanes=2, pes=2, parallel=(3, 1)),
     "kernel at once": ConvCase((6, 7, 3), 5, (3, 3), (2, 2), ((0, 1), (1, 1)), 1, 2, 3, (3, 3), signed=True, pad_raw=-9),
     "classes": ConvCase(
@@ -307,15 +309,15 @@ CHOSEN = {
     "groups": ConvCase((3, 3, 6), 6, (3, 2), padding=SAME, pes=2, groups=3),
     "groups, rows at once": ConvCase((4, 3, 8), 8, (3, 3), padding=SAME, lanes=2, rows=2, pes=2, parallel=(3, 1), groups=2),
     "groups, classes": ConvCase((4, 4, 4), 4, (2, 2), padding=SAME, rows=2, groups=2, class_rows=(0, 1, 4), class_cols=(0, 4)),
-    "groups, a channel each": ConvCase((3, 4, 3), 6, (2, 3), rows=2, groups=3, serial=False),
+    "groups, a channel each": ConvCase((3, 4, 3), 6, (2, 3), rows=2, groups=3),
     "split": ConvCase((3, 3, 2), 5, (3, 2), padding=SAME, rows=2, pes=2, signed=True, split=True, multiplier_bits=23),
-    "split, serial": ConvCase((2, 3, 3), 2, (3, 3), padding=SAME, signed=True, serial=True, split=True, multiplier_bits=25),
+    "split, slow": ConvCase((2, 3, 3), 2, (3, 3), padding=SAME, signed=True, requantizer_ii=13, split=True, multiplier_bits=25, pes=2),
     "split, narrow": ConvCase((3, 3, 5), 6, (1, 1), lanes=5, rows=6, split=True, multiplier_bits=1, zero_point=-5),
     "split, one table": ConvCase((3, 3, 2), 5, (3, 2), rows=2, pes=2, signed=True, split=True, tables=1),
     "split, no tables": ConvCase((3, 3, 2), 3, (3, 2), rows=3, pes=1, signed=True, split=True, tables=0),
     "ties": ConvCase((4, 4, 3), 4, (2, 2), rows=2, bits=3, weight_bits=2, out_bits=4, even=True, multiplier_bits=2),
-    "ties, serial": ConvCase(
-        (3, 3, 3), 2, (3, 2), bits=3, weight_bits=2, out_bits=5, serial=True, even=True, multiplier_bits=3, zero_point=3
+    "ties, slow": ConvCase(
+        (3, 3, 3), 2, (3, 2), bits=3, weight_bits=2, out_bits=5, pes=2, requantizer_ii=9, even=True, multiplier_bits=3, zero_point=3
     ),
 }
 
@@ -353,7 +355,7 @@ def random_case(seed: int) -> ConvCase:
             pad_raw=rng.choice((0, low + rng.randrange(1 << bits))),
             class_rows=starts[0],
             class_cols=starts[1],
-            serial=pes == 1 and steps >= 18,
+            requantizer_ii=rng.randint(1, steps // pes),
             split=seed % 3 == 1,
             multiplier_bits=17 if seed % 4 else 9,
         )  # fmt: skip

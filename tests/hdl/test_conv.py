@@ -86,7 +86,7 @@ def test_ii_frame_cycles_and_full_utilisation(name: str) -> None:
 def test_enough_stages_are_paced() -> None:
     assert len(PACED) >= 12
     assert {len(case.class_rows) > 1 for case in PACED.values()} == {True, False}
-    assert {case.serial for case in PACED.values()} == {True, False}
+    assert len({case.requantizer_ii for case in PACED.values()}) >= 4
     assert {case.parallel == (1, 1) for case in PACED.values()} == {True, False}
 
 
@@ -103,7 +103,7 @@ def test_a_shallower_queue_would_cost_cycles(name: str) -> None:
     """The queue's depth is what full utilisation needs, not more: one pass less and issue has gaps."""
     stage = make_stage(replace(CHOSEN[name], ring=0))
     params = stage.params
-    in_flight = params.window.steps + params.latency + params.pes - 1 + Credits.RETURN_CYCLES
+    in_flight = params.window.steps + params.latency + (params.pes - 1) * params.word_cycles + Credits.RETURN_CYCLES
     assert params.queue.depth_words % params.pes == 0
     passes = params.queue.depth_words // params.pes
     assert (passes - 1) * params.window.steps < in_flight <= passes * params.window.steps
@@ -127,7 +127,7 @@ def test_an_output_that_waits_long(name: str) -> None:
     assert [values[: len(part)] for values, part in zip(seen, expected, strict=True)] == expected
 
 
-@pytest.mark.parametrize("name", ["serial requantizer", "kernel at once", "classes", "dense, two frames in the ring"])
+@pytest.mark.parametrize("name", ["slow requantizer", "kernel at once", "classes", "dense, two frames in the ring"])
 def test_a_reset_forgets_everything(name: str) -> None:
     """Wherever it comes in a frame, one cycle of it; only memories and data keep what they held."""
     stage = make_stage(CHOSEN[name])
@@ -162,7 +162,7 @@ def test_a_reset_forgets_everything(name: str) -> None:
         ({"window": make_depthwise(CHOSEN["dilated"]).params.window}, r"^window must not be channelwise$"),
         ({"filters": 9}, r"^window\.replays must be 9, not 3$"),
         ({"pes": 19, "filters": 57}, r"^pes must be at most the 18 steps of a pass, not 19$"),
-        ({"serial": True, "pes": 3, "filters": 9}, r"^serial requantizer needs one element and 18 steps a pass$"),
+        ({"requantizer_ii": 7, "pes": 3, "filters": 9}, r"^pes must be at most the 18 steps of a pass / 7, not 3$"),
     ],
 )
 def test_what_is_refused(change: Mapping[str, Any], message: str) -> None:
@@ -184,9 +184,9 @@ def test_weights_must_be_given() -> None:
         stage.params.create(None, stage.b_rco, stage.m_o)
 
 
-def test_a_serial_requantizer_needs_long_passes() -> None:
-    with pytest.raises(ValueError, match=r"^serial requantizer needs one element and 18 steps a pass$"):
-        make_stage(ConvCase((4, 4, 1), 3, (3, 3), padding=SAME, serial=True))
+def test_a_slow_requantizer_needs_long_passes() -> None:
+    with pytest.raises(ValueError, match=r"^pes must be at most the 9 steps of a pass / 10, not 1$"):
+        make_stage(ConvCase((4, 4, 1), 3, (3, 3), padding=SAME, requantizer_ii=10))
 
 
 def test_counts() -> None:

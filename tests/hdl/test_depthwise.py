@@ -20,8 +20,9 @@ def depthwise(size: tuple[int, int, int], kernel: tuple[int, int], **details: An
 CASES = {
     "smallest": depthwise((1, 1, 1), (1, 1)),
     "one at a time": depthwise((4, 5, 3), (3, 3), padding=SAME, ring=None, pad_raw=11),
-    "a serial requantizer": depthwise((3, 4, 3), (4, 5), padding=SAME, serial=True, signed=True),
-    "a serial requantizer, split": depthwise((3, 3, 2), (5, 5), padding=((2, 2), (2, 2)), serial=True, split=True),
+    "a slow requantizer": depthwise((3, 4, 3), (4, 5), padding=SAME, requantizer_ii=20, signed=True),
+    "a slow requantizer, split": depthwise((3, 3, 2), (5, 5), padding=((2, 2), (2, 2)), requantizer_ii=12, split=True),
+    "a slow requantizer, lanes": depthwise((3, 4, 6), (3, 4), padding=SAME, lanes=6, rows=2, requantizer_ii=4, signed=True),
     "lanes drained by one row": depthwise((4, 4, 6), (3, 3), padding=SAME, lanes=3, zero_point=9),
     "as many sums as steps": depthwise((3, 4, 4), (2, 2), lanes=4, signed=True, split=True, multiplier_bits=21),
     "rows of lanes": depthwise((4, 3, 8), (3, 3), stride=(2, 1), padding=SAME, lanes=4, rows=2, ring=None),
@@ -46,7 +47,7 @@ CASES = {
         (5, 4, 4), (3, 3), padding=SAME, lanes=2, weight_bits=0, signed=True, split=True, tables=1, class_rows=(0, 1, 4),
     ),
     "pooling, at once": depthwise((5, 6, 3), (2, 3), lanes=1, weight_bits=0, parallel=(2, 3), split=True, pad_raw=3),
-    "pooling, serial": depthwise((4, 5, 2), (4, 5), weight_bits=0, serial=True, split=True, multiplier_bits=12),
+    "pooling, slow": depthwise((4, 5, 2), (4, 5), weight_bits=0, requantizer_ii=17, split=True, multiplier_bits=12),
     "global pooling": depthwise((4, 3, 8), (4, 3), lanes=8, rows=1, weight_bits=0, split=True),
 }  # fmt: skip
 
@@ -130,7 +131,7 @@ def test_an_output_that_waits_long(name: str) -> None:
     ("change", "message"),
     [
         ({"rows": 2}, r"^rows must divide the 3 lanes, not 2$"),
-        ({"serial": True}, r"^serial requantizer needs one element and 18 steps a pass$"),
+        ({"requantizer_ii": 4}, r"^pes must be at most the 9 steps of a pass / 4, not 3$"),
         ({"window": make_stage(ConvCase((4, 4, 6), 6, (3, 3))).params.window}, r"^window must be channelwise$"),
     ],
 )

@@ -258,8 +258,8 @@ STAGES = {
     "kernel rows at once": ConvCase((4, 9, 8), 4, (3, 3), padding=SAME, pes=4, parallel=(3, 1), ring=None, signed=True),
     "kernel at once": ConvCase((4, 6, 32), 1, (3, 3), parallel=(3, 3), ring=None),
     "pointwise": ConvCase((3, 5, 28), 5, (1, 1), lanes=2, rows=2, pes=2, ring=None),
-    "classes, serial": ConvCase(
-        (3, 8, 3), 2, (3, 3), padding=SAME, serial=True, ring=None, class_rows=(0, 1, 2), class_cols=(0, 1, 7)
+    "classes, slow": ConvCase(
+        (3, 8, 3), 2, (3, 3), padding=SAME, requantizer_ii=27, ring=None, class_rows=(0, 1, 2), class_cols=(0, 1, 7)
     ),
     "fast writer": ConvCase((7, 16, 4), 3, (2, 2), (1, 2), lanes=1, pes=2, ring=None),
     "groups, dilated, split": ConvCase(

@@ -22,6 +22,7 @@ class Case:
     w_bits: int
     steps: int
     gaps: float = 0.3
+    word_cycles: int = 1
 
 
 CASES = [
@@ -34,12 +35,18 @@ CASES = [
     Case(2, 9, 7, True, 4, 2, gaps=0.0),
     Case(1, 4, 16, False, 16, 1, gaps=0.0),
     Case(5, 2, 16, True, 2, 5),
+    Case(1, 1, 8, False, 8, 2, gaps=0.0, word_cycles=2),
+    Case(2, 1, 8, False, 8, 4, gaps=0.0, word_cycles=2),
+    Case(5, 2, 8, True, 3, 10, gaps=0.0, word_cycles=2),
+    Case(5, 1, 8, True, 3, 10, word_cycles=2),
+    Case(3, 1, 8, False, 8, 9, gaps=0.1, word_cycles=3),
+    Case(2, 2, 4, False, 4, 14, gaps=0.0, word_cycles=7),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_sums_latency_and_ii(case: Case) -> None:
-    """Passes of random length: the sums of a pass come in the ``pes`` cycles from its last step + ``latency`` on."""
+    """Passes of random length: the sums of a pass come from its last step + ``latency`` on, ``word_cycles`` apart."""
     depth = 11
     x_range = range(-(1 << case.x_bits - 1), 1 << case.x_bits - 1) if case.x_signed else range(1 << case.x_bits)
     w_range = range(-(1 << case.w_bits - 1), 1 << case.w_bits - 1)
@@ -53,6 +60,7 @@ def test_sums_latency_and_ii(case: Case) -> None:
         w_bits=case.w_bits,
         acc_bits=bound.bit_length() + 1,
         depth_words=depth,
+        word_cycles=case.word_cycles,
     )
     words = [[[random.choice(w_range) for _ in range(case.taps)] for _ in range(depth)] for _ in range(case.pes)]
     words[0][0] = [w_range[0]] * case.taps
@@ -71,7 +79,7 @@ def test_sums_latency_and_ii(case: Case) -> None:
 
     dut = params.create(words)
     values = []
-    for cycle in range(len(steps) + params.latency + params.pes + 4):
+    for cycle in range(len(steps) + params.latency + params.pes * case.word_cycles + 4):
         ahead = steps[cycle] if cycle < len(steps) else None
         now = cycle - params.address_lead
         step = steps[now] if 0 <= now < len(steps) else None
@@ -84,7 +92,7 @@ def test_sums_latency_and_ii(case: Case) -> None:
 
     sums = list(params.reference([step for step in steps if step], words))
     last_steps = [cycle + params.address_lead for cycle, step in enumerate(steps) if step and step[3]]
-    due = [cycle + params.latency + n for cycle in last_steps for n in range(case.pes)]
+    due = [cycle + params.latency + n * case.word_cycles for cycle in last_steps for n in range(case.pes)]
     assert [cycle for cycle, (valid, _) in enumerate(seen) if valid] == due
     assert [value for valid, value in seen if valid] == sums
     assert params.ii == 1

@@ -13,10 +13,11 @@ import pytest
 
 from convfold.compiler.rounding import FloatRequantizer, TfliteRequantizer
 from convfold.hdl.border import BorderWalkParams
-from convfold.hdl.requantizer import MULTIPLIER_BITS, RequantizerParams
+from convfold.hdl.requantizer import MULTIPLIER_BITS, TABLE_CYCLES, RequantizerParams
 from tests.hdl.bench import run_clocked
 
 MULTIPLIERS = (0, 1, 2, 3, 1 << 8, 1 << 15, 1 << 16, (1 << 16) + 1, 98_765, (1 << MULTIPLIER_BITS) - 1)
+IIS = (1, 2, 3, 4, 5, 6, 8, 11, 12, 25)
 ONE_PIXEL = BorderWalkParams(1, 1)
 
 
@@ -26,7 +27,7 @@ def requantizer(
     out_bits: int = 8,
     out_signed: bool = True,
     zero_point: int = 0,
-    serial: bool = False,
+    ii: int = 1,
     slots: int = len(MULTIPLIERS),
     words: int = len(MULTIPLIERS),
     walk: BorderWalkParams = ONE_PIXEL,
@@ -45,7 +46,7 @@ def requantizer(
         low=least if low is None else low,
         high=most if high is None else high,
         zero_point=zero_point,
-        serial=serial,
+        ii=ii,
     )
 
 
@@ -75,7 +76,7 @@ def sums_of(params: RequantizerParams, multipliers: Sequence[int], count: int) -
 def check(params: RequantizerParams, multipliers: Sequence[int], biases: Sequence[Sequence[int]], sums: list[int]) -> None:
     """Feed sums as fast as allowed: results are those of the definition, each ``latency`` cycles after its sum."""
     dut = params.create(multipliers, biases)
-    values: list[tuple[int, int]] = []
+    values = [(0, 0)] * TABLE_CYCLES
     due: list[tuple[int, int]] = []
     classes = list(params.walk.reference())
     for n, acc in enumerate(sums):
@@ -106,11 +107,11 @@ def test_every_shift(shift: int) -> None:
 @pytest.mark.parametrize("shift", [1, 2, 15, 16, 17, 18, 19, 24, 40])
 def test_every_kind_of_shift_serially(shift: int) -> None:
     multipliers = (1, 1 << 16, 98_765, (1 << MULTIPLIER_BITS) - 1)
-    params = requantizer(shift, slots=4, words=4, serial=True, zero_point=random.choice((0, -3, 17)))
+    params = requantizer(shift, slots=4, words=4, ii=12, zero_point=random.choice((0, -3, 17)))
     check(params, multipliers, [[0] * 4], interleaved(sums_of(params, multipliers, 4)))
 
 
-@pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize("ii", IIS)
 @pytest.mark.parametrize(
     "params",
     [
@@ -126,20 +127,20 @@ def test_every_kind_of_shift_serially(shift: int) -> None:
     ],
     ids=str,
 )
-def test_formats_and_limits(params: RequantizerParams, serial: bool) -> None:
+def test_formats_and_limits(params: RequantizerParams, ii: int) -> None:
     multipliers = (0, 1, 1 << 16, 98_765)
     params = requantizer(
-        params.shift, params.acc_bits, params.out_bits, params.out_signed, params.zero_point, serial, 4, 4,
+        params.shift, params.acc_bits, params.out_bits, params.out_signed, params.zero_point, ii, 4, 4,
         low=params.low, high=params.high,
     )  # fmt: skip
     check(params, multipliers, [[0] * 4], interleaved(sums_of(params, multipliers, 6)))
 
 
-@pytest.mark.parametrize("serial", [False, True])
-def test_biases_of_border_classes_and_fillers(serial: bool) -> None:
+@pytest.mark.parametrize("ii", IIS)
+def test_biases_of_border_classes_and_fillers(ii: int) -> None:
     """Three words in four slots over two frames: fillers vanish, and every class has its bias."""
     walk = BorderWalkParams(3, 4, rows=(0, 1), cols=(0, 1, 3))
-    params = requantizer(17, acc_bits=24, serial=serial, slots=4, words=3, walk=walk)
+    params = requantizer(17, acc_bits=24, ii=ii, slots=4, words=3, walk=walk)
     biases = [[random.randint(-(1 << 20), 1 << 20) for _ in range(3)] for _ in range(walk.count)]
     sums = [random.randint(-(1 << 20), 1 << 20) >> random.randint(0, 20) for _ in range(2 * 12 * 4)]
     check(params, [1, 77, 131_071], biases, sums)
@@ -150,12 +151,12 @@ def test_fillers_only_at_the_end_of_a_pixel() -> None:
     check(params, [9], [[5]], [random.randint(-500, 500) for _ in range(30)])
 
 
-@pytest.mark.parametrize("serial", [False, True])
-def test_pauses_do_not_matter(serial: bool) -> None:
-    params = requantizer(10, slots=2, words=2, serial=serial)
+@pytest.mark.parametrize("ii", IIS)
+def test_pauses_do_not_matter(ii: int) -> None:
+    params = requantizer(10, slots=2, words=2, ii=ii)
     dut = params.create([5, 700], [[3, -4]])
     sums = [random.randint(-999, 999) for _ in range(20)]
-    values: list[tuple[int, int]] = []
+    values = [(0, 0)] * TABLE_CYCLES
     for acc in sums:
         values += [(1, acc), *[(0, 12_345)] * (params.ii - 1 + random.randrange(4))]
     values += [(0, 0)] * (params.latency + 3)
@@ -175,7 +176,7 @@ def check_split(
     tables = [table if params.by_class else table[0] for table in (m, positive, negative)]
     dut = params.create(tables[0], biases, *tables[1:])
     classes = list(params.walk.reference())
-    values: list[tuple[int, int]] = []
+    values = [(0, 0)] * TABLE_CYCLES
     due: list[tuple[int, int]] = []
     for n, acc in enumerate(sums):
         pixel, slot = divmod(n, params.slots)
@@ -196,67 +197,66 @@ def check_split(
     assert [(cycle, value) for cycle, (valid, value) in enumerate(seen) if valid] == due
 
 
-@pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize("ii", IIS)
 @pytest.mark.parametrize(
     ("multiplier_bits", "shift"), [(1, 0), (1, 9), (2, 3), (3, 3), (10, 12), (16, 2), (23, 23), (24, 45), (31, 40)]
 )
-def test_multipliers_and_offsets_of_any_width(multiplier_bits: int, shift: int, serial: bool) -> None:
+def test_multipliers_and_offsets_of_any_width(multiplier_bits: int, shift: int, ii: int) -> None:
     most = (1 << multiplier_bits) - 1
     for split, offset_bits in ((False, 0), (True, 1), (True, shift + 2)):
         if not split and shift == 0:
             continue
         params = replace(
-            requantizer(1, slots=5, words=4, serial=serial, zero_point=-3),
+            requantizer(1, slots=5, words=4, ii=ii, zero_point=-3),
             shift=shift, multiplier_bits=multiplier_bits, split=split, offset_bits=offset_bits,
         )  # fmt: skip
-        assert params.latency == 6 + -(-multiplier_bits // (1 if serial else 2)) + (serial or split)
-        assert params.ii == (multiplier_bits + 1 if serial else 1)
         multipliers = [most, 0, most - most // 3, random.randint(0, most)]
         sums = interleaved([*sums_of(params, multipliers, 3), [77] * 99][:4])
         sums = [acc for n in range(0, len(sums), 4) for acc in (*sums[n : n + 4], 1234)]
         if not split:
             check(params, multipliers, [[0] * 4], sums)
             continue
-        bound = 1 << offset_bits - 1
+        bound, half = 1 << offset_bits - 1, 1 << shift >> 1
         offsets = [(-bound, bound - 1), (bound - 1, -bound), (0, -1), (random.randrange(-bound, bound), bound // 2)]
+        offsets = [(half + positive, half + negative) for positive, negative in offsets]
         check_split(params, [[(m, 5, *pair) for m, pair in zip(multipliers, offsets, strict=True)]], [a // 2 for a in sums])
 
 
-@pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize("ii", IIS)
 @pytest.mark.parametrize("uniform", [False, True])
-def test_constants_of_border_classes(uniform: bool, serial: bool) -> None:
+def test_constants_of_border_classes(uniform: bool, ii: int) -> None:
     """Every class has its own multiplier and offsets, of every word or of all words."""
     walk = BorderWalkParams(3, 4, rows=(0, 2), cols=(0, 1, 3))
-    params = requantizer(9, acc_bits=18, serial=serial, slots=4, words=3, walk=walk)
+    params = requantizer(9, acc_bits=18, ii=ii, slots=4, words=3, walk=walk)
     params = replace(params, multiplier_bits=8, split=True, offset_bits=11, by_class=True, uniform=uniform)
-    ranges = [(0, 256), (-1000, 1000), (-1024, 1024), (-1024, 1024)]
+    ranges = [(0, 256), (-1000, 1000), (-768, 1280), (-768, 1280)]
     constants = [[[random.randrange(*r) for r in ranges] for _ in range(params.class_words)] for _ in range(walk.count)]
     assert params.factor_table.depth_words == walk.count * params.class_words == len(constants) * len(constants[0])
     check_split(params, constants, [random.randint(-60_000, 60_000) >> random.randint(0, 15) for _ in range(2 * 12 * 4)])
 
 
-@pytest.mark.parametrize("serial", [False, True])
-def test_the_rounding_of_tflite(serial: bool) -> None:
+@pytest.mark.parametrize("ii", IIS)
+def test_the_rounding_of_tflite(ii: int) -> None:
     """Its two roundings come down to offsets of either sign: at zero, at every kind of tie and at the ends."""
     for exponent in range(1, 13):
         m = [random.randrange(1 << 30, 1 << 31) for _ in range(2)] + [1 << 30, (1 << 31) - 1]
-        params = requantizer(31 + exponent, acc_bits=24, zero_point=-7, slots=4, words=4, serial=serial)
+        params = requantizer(31 + exponent, acc_bits=24, zero_point=-7, slots=4, words=4, ii=ii)
         params = replace(params, multiplier_bits=31, split=True, offset_bits=exponent + 32)
         positive, negative = (1 << exponent + 30) + (1 << 30), (1 << exponent + 30) - (1 << 30)
-        lists = sums_of(replace(params, shift=31 + exponent), m, 2 if serial else 20)
+        lists = sums_of(replace(params, shift=31 + exponent), m, 20 if ii == 1 else 2)
         sums = [acc for line in zip(*lists, strict=True) for acc in line]
         requantize = TfliteRequantizer(np.array(m), np.full(4, -exponent))
         expected = np.clip(requantize(np.array(sums).reshape(-1, 4)) - 7, -128, 127).reshape(-1).tolist()
         check_split(params, [[(factor, 0, positive, negative) for factor in m]], sums, expected)
 
 
-@pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize("ii", IIS)
 @pytest.mark.parametrize(("constants", "width"), [((None, None), 7 + 12), ((None, -77), 7 + 6), ((99_999, 3), 7), ((0, 0), 7)])
-def test_offsets_in_tables_and_in_common(constants: tuple[int | None, int | None], width: int, serial: bool) -> None:
-    """Tables hold every 1024th offset; what all channels have in common is in no table."""
-    tables = [[-32 << 10, 31 << 10, 5 << 10], [-1 << 10, 0, 17 << 10]][: constants.count(None)]
+def test_offsets_in_tables_and_in_common(constants: tuple[int | None, int | None], width: int, ii: int) -> None:
+    """Tables hold every 1024th offset, from one half; what all channels have in common is in no table."""
+    tables = [[-30 << 10, 33 << 10, 7 << 10], [1 << 10, 2 << 10, 19 << 10]][: constants.count(None)]
     params = replace(
-        requantizer(12, slots=3, words=3, serial=serial, zero_point=2), multiplier_bits=7, split=True,
+        requantizer(12, slots=3, words=3, ii=ii, zero_point=2), multiplier_bits=7, split=True,
         positive=constants[0], negative=constants[1], offset_shift=10, offset_bits=6 if tables else 0,
     )  # fmt: skip
     assert params.factor_table.width_bits == width
@@ -269,27 +269,27 @@ def test_offsets_in_tables_and_in_common(constants: tuple[int | None, int | None
         offset = tables[acc < 0][n % 3] if given is None else given
         expected.append(max(-128, min(127, (acc * m[n % 3] + offset) // 4096 + 2)))
         assert params.reference(acc, 0, m[n % 3], *(table[n % 3] for table in tables)) == expected[-1]
-    values = [value for acc in sums for value in [(1, acc), *[(0, 0)] * (params.ii - 1)]] + [(0, 0)] * params.latency
+    values = [(0, 0)] * TABLE_CYCLES + [value for acc in sums for value in [(1, acc), *[(0, 0)] * (params.ii - 1)]] + [(0, 0)] * params.latency
     seen = run_clocked(dut, [dut.i_valid, dut.i], values, [dut.o_valid, dut.o])
     assert [value for valid, value in seen if valid] == expected
 
 
-@pytest.mark.parametrize("serial", [False, True])
+@pytest.mark.parametrize("ii", IIS)
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("zero_point", [0, -128, 9])
-def test_the_rounding_of_onnxruntime(serial: bool, split: bool, zero_point: int) -> None:
+def test_the_rounding_of_onnxruntime(ii: int, split: bool, zero_point: int) -> None:
     """Products of float32, half to even: on both sides of every step of a few channels, and on ties."""
-    scales = [2.0**-9, 2.0**-10 / 3, random.uniform(0.0005, 0.002)] + [random.uniform(0.0005, 0.002)] * (not serial)
+    scales = [2.0**-9, 2.0**-10 / 3, random.uniform(0.0005, 0.002)] + [random.uniform(0.0005, 0.002)] * (ii < 3)
     requantize = FloatRequantizer(np.array(scales), np.float32)
     m = [int(np.ldexp(np.float64(np.float32(scale)), 35)) for scale in scales]
-    params = requantizer(35, acc_bits=21, zero_point=zero_point, serial=serial, slots=len(m), words=len(m))
+    params = requantizer(35, acc_bits=21, zero_point=zero_point, ii=ii, slots=len(m), words=len(m))
     plain = replace(params, multiplier_bits=30, split=split, offset_bits=36 if split else 0)
     params = replace(plain, ties="float32", tie_bits=24)
-    assert params.latency == plain.latency + 1 and params.ii == plain.ii
+    assert params.latency == plain.latency + 2 and params.ii == plain.ii
     ties = [2 * k + 1 << 34 for k in range(-128 - zero_point, 128 - zero_point)]
     steps = [[tie // factor + up for tie in ties for up in (0, 1)] for factor in m]
     sums = [acc for line in zip(*steps, strict=True) for acc in line]
-    if serial:
+    if ii > 2:
         first = random.randrange(len(sums) // 3) * 3
         sums = (sums + sums)[first : first + 150]
     expected = np.clip(requantize(np.array(sums).reshape(-1, len(m))) + zero_point, -128, 127).reshape(-1).tolist()
@@ -298,21 +298,21 @@ def test_the_rounding_of_onnxruntime(serial: bool, split: bool, zero_point: int)
     offsets = [1 << 34] * 2 if split else []
     assert [params.reference(acc, 0, m[n % len(m)], *offsets) for n, acc in enumerate(sums)] == expected
     assert [plain.reference(acc, 0, m[n % len(m)], *offsets) for n, acc in enumerate(sums)] != expected
-    values = [value for acc in sums for value in [(1, acc), *[(0, 0)] * (params.ii - 1)]] + [(0, 0)] * (params.latency + 5)
+    values = [(0, 0)] * TABLE_CYCLES + [value for acc in sums for value in [(1, acc), *[(0, 0)] * (params.ii - 1)]] + [(0, 0)] * (params.latency + 5)
     seen = run_clocked(dut, [dut.i_valid, dut.i], values, [dut.o_valid, dut.o])
-    due = [(n * params.ii + params.latency, result) for n, result in enumerate(expected)]
+    due = [(TABLE_CYCLES + n * params.ii + params.latency, result) for n, result in enumerate(expected)]
     assert [(cycle, value) for cycle, (valid, value) in enumerate(seen) if valid] == due
 
 
-@pytest.mark.parametrize("serial", [False, True])
-def test_ties_to_even(serial: bool) -> None:
+@pytest.mark.parametrize("ii", IIS)
+def test_ties_to_even(ii: int) -> None:
     for tie_bits in (5, 2):
-        params = requantizer(5, slots=1, words=1, zero_point=1, serial=serial)
+        params = requantizer(5, slots=1, words=1, zero_point=1, ii=ii)
         params = replace(params, multiplier_bits=4, ties="even", tie_bits=tie_bits)
         sums = list(range(-60, 60))
         m = 1 if tie_bits == 5 else 8
         expected = np.rint(np.array(sums) * m / 32).astype(int) + 1
-        values = [value for acc in sums for value in [(1, acc), *[(0, 0)] * (params.ii - 1)]] + [(0, 0)] * params.latency
+        values = [(0, 0)] * TABLE_CYCLES + [value for acc in sums for value in [(1, acc), *[(0, 0)] * (params.ii - 1)]] + [(0, 0)] * params.latency
         dut = params.create([m], [[0]])
         seen = run_clocked(dut, [dut.i_valid, dut.i], values, [dut.o_valid, dut.o])
         assert [value for valid, value in seen if valid][: len(sums)] == expected.tolist()
@@ -325,8 +325,8 @@ def test_ties_to_even(serial: bool) -> None:
         (([1, 2], [[0, 0]], [0, 0]), r"^positive and negative must be given if in tables, and only then$"),
         (([1], [[0, 0]], [0, 0], [0, 0]), r"^multipliers must be 2 integers from 0 to 7, not \[1\]$"),
         (([1, 8], [[0, 0]], [0, 0], [0, 0]), r"^multipliers must be 2 integers from 0 to 7, not \[1, 8\]$"),
-        (([1, 7], [[0, 0]], [8, 0], [0, 0]), r"^positive must be 2 integers from -8 to 7, not \[8, 0\]$"),
-        (([1, 7], [[0, 0]], [7, 0], [0, -9]), r"^negative must be 2 integers from -8 to 7, not \[0, -9\]$"),
+        (([1, 7], [[0, 0]], [24, 8], [8, 8]), r"^positive must be 2 integers from 8 to 23, not \[24, 8\]$"),
+        (([1, 7], [[0, 0]], [23, 8], [8, 7]), r"^negative must be 2 integers from 8 to 23, not \[8, 7\]$"),
     ],
 )
 def test_what_constants_are_refused(constants: tuple[Any, ...], message: str) -> None:
@@ -337,7 +337,7 @@ def test_what_constants_are_refused(constants: tuple[Any, ...], message: str) ->
 
 def test_offsets_between_those_of_a_table_are_refused() -> None:
     params = replace(requantizer(5, slots=2, words=2), multiplier_bits=3, split=True, offset_bits=4, offset_shift=2, negative=1)
-    with pytest.raises(ValueError, match=r"^positive must be 2 integers every 4 from -32 to 28, not \[28, 2\]$"):
+    with pytest.raises(ValueError, match=r"^positive must be 2 integers every 4 from -16 to 44, not \[28, 2\]$"):
         params.create([1, 2], [[0, 0]], [28, 2])
     with pytest.raises(ValueError, match=r"^positive and negative must be given if in tables, and only then$"):
         params.create([1, 2], [[0, 0]], [28, 4], [1, 1])
