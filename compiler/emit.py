@@ -339,17 +339,21 @@ def _diagram(plan: Plan) -> Iterator[str]:
 # --------------------------------------------------------------------------------------------------------------- verilog
 
 
+_MODELLED_CELLS = {"ecp5": ("MULT18X18D", "DP16KD"), "ice40": ("SB_MAC16",)}
+"""Cells that the engines instantiate; their models are in ``<family>_cells.v``."""
+
+
 def verilog(rtlil_text: str, target: str) -> str:
-    """Verilog-2005 of an accelerator; for ECP5 with its carry chains, and models of its cells that synthesis does not see."""
+    """Verilog-2005 of an accelerator, with its carry chains and with models of its cells, which synthesis does not see."""
     yosys = find_yosys()
     with tempfile.TemporaryDirectory() as folder:
         text = rtlil_to_verilog(yosys, rtlil_text, Path(folder))
-    if get_target(target).family != "ecp5":
-        return text
+    family = get_target(target).family
+    cells = _MODELLED_CELLS.get(family, ())
     if "carry_row" in text:
         text += f"\n{_hdl_file('ecp5_carries.v')}"
-    if "MULT18X18D" in text or "DP16KD" in text:
-        text += f"\n`ifndef SYNTHESIS\n{_hdl_file('ecp5_cells.v')}`endif\n"
+    if any(cell in text for cell in cells):
+        text += f"\n`ifndef SYNTHESIS\n{_hdl_file(f'{family}_cells.v')}`endif\n"
     return text
 
 

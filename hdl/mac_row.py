@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from .multiplier import FAMILIES, MultiplierParams, hard_share
 from .rom import RomParams
+from .sb_mac16 import SbMac16Params
 from .streams import beat_layout, delay
 
 __all__ = ["DotParams", "MacRow", "MacRowParams", "pace"]
@@ -36,6 +37,15 @@ class DotParams:
         return MultiplierParams(self.x_bits, self.w_bits, FAMILIES[self.multiplier][tap < self.hard], self.x_signed)
 
     @property
+    def pair_params(self) -> SbMac16Params:
+        return SbMac16Params(self.x_bits, self.x_signed, self.w_bits, self.multiplier_params(0).latency)
+
+    @property
+    def blocks(self) -> int:
+        """How many hard blocks hold the ``hard`` multipliers."""
+        return self.pair_params.blocks(self.hard) if self.multiplier == "ice40" else self.hard
+
+    @property
     def tree_levels(self) -> int:
         return (self.taps - 1).bit_length()
 
@@ -46,13 +56,7 @@ class DotParams:
 
     def build(self, m: Module, samples: Sequence[Value], weights: Value, first: Value, name: str = "") -> Signal:
         """Make it in ``m``. ``first`` comes one cycle before the sum that it opens, ``weights`` with the samples."""
-        terms: list[Value] = list(samples)
-        if self.w_bits:
-            for n, sample in enumerate(samples):
-                m.submodules[f"{name}multiplier{n}"] = multiplier = self.multiplier_params(n).create()
-                weight = weights[n * self.w_bits : (n + 1) * self.w_bits].as_signed()
-                m.d.comb += [multiplier.i_a.eq(sample), multiplier.i_b.eq(weight)]
-                terms[n] = multiplier.o
+        terms = self._products(m, samples, weights, name) if self.w_bits else list(samples)
         level = 0
         while len(terms) > 1:
             sums: list[Value] = []
@@ -66,6 +70,23 @@ class DotParams:
         acc = Signal(signed(self.acc_bits), name=f"{name}acc", reset_less=True)
         m.d.sync += acc.eq(Mux(first, 0, acc) + terms[0])
         return acc
+
+    def _products(self, m: Module, samples: Sequence[Value], weights: Value, name: str) -> list[Value]:
+        """One a tap; a block of iCE40 makes those of two neighbouring taps."""
+        products: list[Value] = []
+        for n, sample in enumerate(samples):
+            weight = weights[n * self.w_bits : (n + 1) * self.w_bits].as_signed()
+            if self.multiplier == "ice40" and n < self.hard:
+                place = n % self.pair_params.products
+                if place == 0:
+                    m.submodules[f"{name}multiplier{n}"] = block = self.pair_params.create()
+                m.d.comb += [block.i_a[place].eq(sample), block.i_b[place].eq(weight)]
+                products.append(block.o[place])
+            else:
+                m.submodules[f"{name}multiplier{n}"] = multiplier = self.multiplier_params(n).create()
+                m.d.comb += [multiplier.i_a.eq(sample), multiplier.i_b.eq(weight)]
+                products.append(multiplier.o)
+        return products
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,17 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .carry_multiplier import digit_rows, multiply_in_carries
+from .sb_mac16 import SbMac16Params
 from .streams import delay
 
 __all__ = ["FAMILIES", "Multiplier", "MultiplierParams", "hard_share"]
 
-KINDS = ("behavioural", "ecp5", "ecp5_fabric")
-FAMILIES = {"behavioural": ("behavioural", "behavioural"), "ecp5": ("ecp5_fabric", "ecp5")}
+KINDS = ("behavioural", "ecp5", "ecp5_fabric", "ice40")
+FAMILIES = {
+    "behavioural": ("behavioural", "behavioural"),
+    "ecp5": ("ecp5_fabric", "ecp5"),
+    "ice40": ("behavioural", "ice40"),
+}
 """The kinds of a family's multipliers: of soft ones and of hard ones."""
 
 _HARD_BITS = 18
@@ -31,7 +36,8 @@ class MultiplierParams:
     """``o = i_a · i_b``, ``latency`` cycles later; ``i_b`` is signed, ``i_a`` if ``a_signed``.
 
     ``kind`` "behavioural" is plain logic that synthesis may map as it likes; "ecp5" is one MULT18X18D with its own registers;
-    "ecp5_fabric" is made of look-up tables and carry chains, see `multiply_in_carries`. All have the same latency.
+    "ecp5_fabric" is made of look-up tables and carry chains, see `multiply_in_carries`; "ice40" is one SB_MAC16 of which half
+    may be idle, see `SbMac16Params`. All have the same latency.
 
     *Timing* ``latency`` 2 cycles, or as many more as the rows of "ecp5_fabric" need to be added in pairs (3 for 8×8 bits);
     ``ii`` 1 cycle.
@@ -48,11 +54,18 @@ class MultiplierParams:
             raise ValueError(f"kind must be one of {KINDS}, not {self.kind!r}")
         if self.kind == "ecp5" and max(self.a_bits + (not self.a_signed), self.b_bits) > _HARD_BITS:
             raise ValueError(f"operands must have at most 18 bits, not {(self.a_bits, self.b_bits)!r}")
+        if self.kind == "ice40":
+            _ = self.block_params
 
     @property
     def latency(self) -> int:
         rows = digit_rows(Shape(self.a_bits, self.a_signed), signed(self.b_bits))
         return 1 + max((rows - 1).bit_length(), 1)
+
+    @property
+    def block_params(self) -> SbMac16Params:
+        """The block of the kind "ice40"."""
+        return SbMac16Params(self.a_bits, self.a_signed, self.b_bits, self.latency)
 
     @property
     def ii(self) -> int:
@@ -87,6 +100,9 @@ class Multiplier(wiring.Component):
             wait = max(p.latency - _HARD_LATENCY, 0)
             a, b = (delay(m, value, wait, name, reset_less=True) for value, name in ((self.i_a, "a"), (self.i_b, "b")))
             m.submodules.dsp = self._mult18x18d(a, b)
+        elif p.kind == "ice40":
+            m.submodules.block = block = p.block_params.create()
+            m.d.comb += [block.i_a[0].eq(self.i_a), block.i_b[0].eq(self.i_b), self.o.eq(block.o[0])]
         else:
             a = Signal.like(self.i_a, reset_less=True)
             b = Signal.like(self.i_b, reset_less=True)

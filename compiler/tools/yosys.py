@@ -120,9 +120,8 @@ def synthesize(
 ) -> Synthesis:
     """Synthesize RTLIL (``.il``) or Verilog (``.v``) files for a device; the netlist is ``cwd/<name>.json``.
 
-    ECP5: multipliers written as ``*`` become look-up tables; hard ones are explicit ``MULT18X18D`` instances,
-    for only the planner knows which of them deserve one. iCE40 UltraPlus: ``*`` becomes ``SB_MAC16`` while
-    there are any.
+    Multipliers written as ``*`` become look-up tables; hard ones are explicit instances of ``MULT18X18D`` (ECP5) or
+    ``SB_MAC16`` (iCE40 UltraPlus), for only the planner knows which of them deserve one.
 
     Raises:
         CompileError: the target has no synthesis flow.
@@ -272,7 +271,7 @@ def _synthesis_command(target: Target) -> str:
     if target.family == "ecp5":
         return "synth_ecp5 -nodsp"
     if target.family == "ice40":
-        return "synth_ice40 -device u -dsp" if target.dsps else "synth_ice40 -device hx"
+        return f"synth_ice40 -device {'u' if target.dsps else 'hx'}"
     hint = "name a device, such as ecp5-25k, or give accelerator.v to your own synthesis tool"
     raise CompileError("target", f"{target.name!r} has no synthesis flow", hint)
 

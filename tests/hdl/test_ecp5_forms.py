@@ -24,6 +24,7 @@ from tests.hdl.verilog_bench import (
     BENCH_HEAD,
     CARRIES,
     CELLS,
+    ICE40_CELLS,
     VerilogBench,
     compile_bench,
     write_hex,
@@ -61,7 +62,7 @@ class Pairs:
         connections = ",\n        ".join(self.connections)
         text = "\n".join([BENCH_HEAD, *self.declarations, f"    pairs pairs (\n        {connections});", body, BENCH_END])
         (folder / "bench.v").write_text(text, encoding="utf-8")
-        return compile_bench([CELLS, CARRIES, path, folder / "bench.v"], folder)
+        return compile_bench([CELLS, CARRIES, ICE40_CELLS, path, folder / "bench.v"], folder)
 
 
 def loop(cycles: int, stimulus: Sequence[str], checks: Sequence[str], wait: int = 1) -> str:
@@ -248,7 +249,8 @@ def stream_bench(
     for name, value in sizes.items():
         body = body.replace(f"{name} = 1", f"{name} = {value}")
     (folder / "bench.v").write_text(BENCH_HEAD + body + BENCH_END, encoding="utf-8")
-    bench = compile_bench([CELLS, CARRIES, write_verilog(design, "stage", folder), folder / "bench.v"], folder)
+    sources = [CELLS, CARRIES, ICE40_CELLS, write_verilog(design, "stage", folder), folder / "bench.v"]
+    bench = compile_bench(sources, folder)
     for gaps, stalls in STALLS:
         bench.check(f"+gaps={gaps}", f"+stalls={stalls}")
 

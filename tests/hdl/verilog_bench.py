@@ -19,6 +19,7 @@ from convfold.compiler.tools.yosys import find_yosys, rtlil_to_verilog
 
 CELLS = Path(hdl.__path__[0]) / "ecp5_cells.v"
 CARRIES = Path(hdl.__path__[0]) / "ecp5_carries.v"
+ICE40_CELLS = Path(hdl.__path__[0]) / "ice40_cells.v"
 
 # Style of the benches themselves, which nobody reads but Verilator.
 _BENCH_WAIVERS = ("-Wno-WIDTHTRUNC", "-Wno-BLKSEQ", "-Wno-TIMESCALEMOD", "-Wno-PINMISSING")
