@@ -20,6 +20,7 @@ from convfold.hdl.max_pool import MaxPoolParams
 from convfold.hdl.pad import PadParams
 from convfold.hdl.product import ProductParams
 from convfold.hdl.reorder import ReorderParams
+from convfold.hdl.sb_mac16 import SbMac16Params
 from convfold.hdl.streams import beats
 from convfold.hdl.window import WindowParams
 
@@ -49,7 +50,7 @@ from .graph import (
 from .narrow import AddForm, AverageForm, Form, add_form, average_form, conv_form, multiply_form
 from .numbers import Format, IntArray, Range, accumulator_range
 
-__all__ = ["WIRES", "Choice", "EngineParams", "Stage", "choices", "hardware_forms", "make_stage"]
+__all__ = ["WIRES", "Choice", "EngineParams", "Stage", "block_products", "choices", "hardware_forms", "make_stage"]
 
 WIRES = (Reshape, Flatten)
 """Layers that are nothing but another way to count the same samples."""
@@ -71,6 +72,11 @@ class Choice:
     rows: int = 1
     pes: int = 1
     multipliers: int = 0
+
+    @property
+    def element_taps(self) -> int:
+        """Multipliers of one element."""
+        return self.multipliers // (self.rows * self.pes)
 
     @property
     def cost(self) -> tuple[int, int, int, int]:
@@ -109,6 +115,16 @@ class Stage:
         if isinstance(core, ConvParams | DepthwiseParams):
             return core.multipliers
         return core.lanes if isinstance(core, ProductParams) else 0
+
+
+def block_products(graph: Graph, node: Node, family: str) -> int:
+    """How many of a layer's multipliers one hard block of a family makes: 0 where it is none for such operands."""
+    if family == "ecp5":
+        return 1
+    if family != "ice40" or not isinstance(node, QConv2D):  # differences from zero points may be too wide
+        return 0
+    source = graph.format_of(node.inputs[0])
+    return SbMac16Params(source.bits, source.signed, node.weight_bits).products
 
 
 def hardware_forms(graph: Graph) -> Forms:
@@ -231,7 +247,7 @@ def make_stage(
 ) -> Stage:
     """The engine of one layer, with ``hard`` of its multipliers in hard blocks.
 
-    ``multiplier`` and ``memory`` are the families of the leaf cells: ``behavioural`` or ``ecp5``.
+    ``multiplier`` and ``memory`` are the families of the leaf cells: ``behavioural``, ``ecp5`` or (multipliers) ``ice40``.
     """
     form = forms.get(node.name)
     match node:

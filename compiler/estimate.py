@@ -171,9 +171,8 @@ def _dot(params: DotParams, target: Target) -> Resources:
     tree = Resources(luts=x_bits + w_bits, ffs=x_bits + w_bits) * (params.taps - 1)
     if not w_bits:
         return tree
-    hard = params.taps if target.family == "ice40" and target.dsps else params.hard
     soft = _soft_multiplier(params.multiplier, params.x_bits, w_bits)
-    return Resources(dsps=1) * hard + soft * (params.taps - hard) + tree
+    return Resources(dsps=params.blocks) + soft * (params.taps - params.hard) + tree
 
 
 def _soft_multiplier(family: str, a_bits: int, b_bits: int) -> Resources:

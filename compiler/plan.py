@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from .engines import WIRES, Choice, Forms, Stage, choices, hardware_forms, make_stage
+from .engines import WIRES, Choice, Forms, Stage, block_products, choices, hardware_forms, make_stage
 from .errors import CompileError
 from .estimate import Resources, estimate
 from .graph import Graph, Input, Node
@@ -85,27 +85,39 @@ class _Layers:
         return hardware_forms(self.graph)
 
     def assemble(self, chosen: Mapping[str, Choice]) -> Plan:
-        leaves = "ecp5" if self.target.family == "ecp5" else "behavioural"
-        hard = _hard_multipliers(self.target, chosen)
+        multiplier = self.target.family if self.target.dsps else "behavioural"
+        memory = "ecp5" if self.target.family == "ecp5" else "behavioural"
+        hard = self._hard_multipliers(chosen)
         stages = {
             node.name: make_stage(
-                self.graph, node, chosen[node.name], self.forms, leaves, hard.get(node.name, 0), leaves
+                self.graph, node, chosen[node.name], self.forms, multiplier, hard.get(node.name, 0), memory
             )
             for node in self.nodes
         }
-        pipeline = with_queues(self.graph, stages, leaves)
+        pipeline = with_queues(self.graph, stages, memory)
         return Plan(self.graph, self.target, tuple(stages.values()), pipeline)
 
+    def _hard_multipliers(self, chosen: Mapping[str, Choice]) -> dict[str, int]:
+        """How many of each layer's multipliers are hard: all of the greatest layers, and what is left for the next one's."""
+        left, hard = self.target.dsps or 0, {}
+        for node in sorted(self.nodes, key=lambda node: -chosen[node.name].multipliers):
+            choice = chosen[node.name]
+            products = block_products(self.graph, node, self.target.family)
+            if choice.multipliers and products:
+                hard[node.name] = _hard_within(left, choice, products)
+                left -= _blocks(hard[node.name], choice, products)
+        return hard
 
-def _hard_multipliers(target: Target, chosen: Mapping[str, Choice]) -> dict[str, int]:
-    """How many of each layer's multipliers are hard: on ECP5 all of the greatest layers, and what is left of the next one's."""
-    if target.family != "ecp5" or target.dsps is None:
-        return {}
-    left, hard = target.dsps, {}
-    for name, choice in sorted(chosen.items(), key=lambda item: -item[1].multipliers):
-        hard[name] = min(choice.multipliers, left)
-        left -= hard[name]
-    return hard
+
+def _blocks(hard: int, choice: Choice, products: int) -> int:
+    """How many blocks hold the first ``hard`` multipliers, where a block makes ``products`` of one element's."""
+    whole, rest = divmod(hard, choice.element_taps)
+    return whole * -(-choice.element_taps // products) + -(-rest // products)
+
+
+def _hard_within(blocks: int, choice: Choice, products: int) -> int:
+    """The most multipliers that so many blocks hold, element by element."""
+    return max(n for n in range(choice.multipliers + 1) if _blocks(n, choice, products) <= blocks)
 
 
 # ------------------------------------------------------------------------------------------------------------------ plan
