@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from convfold.hdl.multiplier import FAMILIES
+
 from .engines import WIRES, Choice, Forms, Stage, block_products, choices, hardware_forms, make_stage
 from .errors import CompileError
 from .estimate import Resources, estimate
@@ -85,7 +87,7 @@ class _Layers:
         return hardware_forms(self.graph)
 
     def assemble(self, chosen: Mapping[str, Choice]) -> Plan:
-        multiplier = self.target.family if self.target.dsps else "behavioural"
+        multiplier = self.target.family if self.target.family in FAMILIES else "behavioural"
         memory = "ecp5" if self.target.family == "ecp5" else "behavioural"
         hard = self._hard_multipliers(chosen)
         stages = {
@@ -98,14 +100,16 @@ class _Layers:
         return Plan(self.graph, self.target, tuple(stages.values()), pipeline)
 
     def _hard_multipliers(self, chosen: Mapping[str, Choice]) -> dict[str, int]:
-        """How many of each layer's multipliers are hard: all of the greatest layers, and what is left for the next one's."""
+        """How many of each layer's multipliers are hard: all of the greatest layers, and what is left for the next one's.
+
+        Layers that would leave a part of a block idle come last.
+        """
         left, hard = self.target.dsps or 0, {}
-        for node in sorted(self.nodes, key=lambda node: -chosen[node.name].multipliers):
-            choice = chosen[node.name]
-            products = block_products(self.graph, node, self.target.family)
-            if choice.multipliers and products:
-                hard[node.name] = _hard_within(left, choice, products)
-                left -= _blocks(hard[node.name], choice, products)
+        products = {node.name: block_products(self.graph, node, self.target.family) for node in self.nodes}
+        wanting = [name for name, choice in chosen.items() if choice.multipliers and products[name]]
+        for name in sorted(wanting, key=lambda name: (chosen[name].element_taps % products[name], -chosen[name].multipliers)):
+            hard[name] = _hard_within(left, chosen[name], products[name])
+            left -= _blocks(hard[name], chosen[name], products[name])
         return hard
 
 

@@ -15,6 +15,7 @@ from convfold.compiler.estimate import Resources, estimate, stage_resources
 from convfold.compiler.graph import Graph
 from convfold.compiler.plan import make_plan
 from convfold.compiler.targets import TARGETS, get_target
+from convfold.hdl.conv import ConvParams
 from tests.networks import random_case
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
@@ -62,7 +63,7 @@ def test_nothing_shrinks_when_a_layer_gets_more_multipliers(target: str) -> None
 
 def hard_cells(verilog: str) -> Counter[str]:
     """Instances of vendor cells; the models at the end of the file are not among them."""
-    return Counter(re.findall(r"^  (MULT18X18D|DP16KD) #\($", verilog.partition("`ifndef SYNTHESIS")[0], re.MULTILINE))
+    return Counter(re.findall(r"^  (MULT18X18D|DP16KD|SB_MAC16) #\($", verilog.partition("`ifndef SYNTHESIS")[0], re.MULTILINE))
 
 
 @pytest.mark.parametrize("rate", [20_000, 50_000])
@@ -80,3 +81,14 @@ def test_ecp5_cells_of_random_networks_are_exact(seed: int, tmp_path: Path) -> N
     compiled = replace(random_case(seed, most_macs=1500), fps=1e5).compile(tmp_path, "ecp5-85k")
     cells = hard_cells((compiled.write(tmp_path / "build") / "accelerator.v").read_text(encoding="utf-8"))
     assert (cells["MULT18X18D"], cells["DP16KD"]) == (compiled.plan.resources.dsps, compiled.plan.resources.brams)
+
+
+@pytest.mark.parametrize("rate", [None, 2000, 3500])
+def test_blocks_of_up5k_are_exact(rate: float | None, tmp_path: Path) -> None:
+    """Two multipliers a block, both of one element; what the blocks do not hold is in look-up tables."""
+    compiled = compile(DIGITS / "digits.toml", "ice40-up5k", fps=rate, calibration=DIGITS / "calibration.npz")
+    cells = hard_cells((compiled.write(tmp_path / "build") / "accelerator.v").read_text(encoding="utf-8"))
+    assert cells["SB_MAC16"] == compiled.plan.resources.dsps > 0
+    cores = [stage.core for stage in compiled.plan.stages if isinstance(stage.core, ConvParams)]
+    print([(core.multipliers, core.hard) for core in cores], cells)
+    assert (sum(core.hard for core in cores) > cells["SB_MAC16"]) == (rate is not None)

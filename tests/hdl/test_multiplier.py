@@ -40,7 +40,7 @@ def test_every_product_of_four_bits() -> None:
 @pytest.mark.parametrize(
     ("a_bits", "b_bits", "kind", "message"),
     [
-        (8, 8, "gowin", r"^kind must be one of \('behavioural', 'ecp5', 'ecp5_fabric'\), not 'gowin'$"),
+        (8, 8, "gowin", r"^kind must be one of \('behavioural', 'ecp5', 'ecp5_fabric', 'ice40'\), not 'gowin'$"),
         (19, 8, "ecp5", r"^operands must have at most 18 bits, not \(19, 8\)$"),
         (8, 19, "ecp5", r"^operands must have at most 18 bits, not \(8, 19\)$"),
     ],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,8 @@ from convfold.compiler.tools.errors import ToolError
 from convfold.compiler.tools.simulators import find_simulator, lint
 from convfold.hdl.multiplier import MultiplierParams
 from convfold.hdl.sb_mac16 import SbMac16Params
-from tests.hdl.test_ecp5_forms import Pairs, loop
+from tests.hdl.conv_cases import SAME, ConvCase, ConvStage, make_depthwise, make_stage
+from tests.hdl.test_ecp5_forms import Pairs, loop, stream_bench
 from tests.hdl.verilog_bench import BENCH_END, BENCH_HEAD, ICE40_CELLS, compile_bench, icarus, write_hex
 
 REGISTERS = {"A_REG": 1, "B_REG": 1}
@@ -217,3 +220,39 @@ def test_what_is_refused(shape: tuple[int, bool, int]) -> None:
         SbMac16Params(*shape)
     with pytest.raises(ValueError, match=r"^latency must be at least 2, not 1$"):
         SbMac16Params(8, True, 8, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------- stages
+
+
+STAGES = {
+    "pairs": ConvCase((4, 6, 4), 4, (3, 3), padding=SAME, lanes=2, pes=2, ring=None),
+    "odd, two rows, signed": ConvCase((4, 9, 2), 4, (3, 3), padding=SAME, pes=2, rows=2, parallel=(3, 1), ring=None, signed=True),
+    "narrow": ConvCase((3, 5, 6), 5, (1, 1), lanes=3, rows=1, ring=None, bits=5, weight_bits=4),
+    "wide": ConvCase((3, 5, 6), 5, (1, 1), lanes=3, rows=1, ring=None, bits=9, weight_bits=7),
+    "depthwise": ConvCase((4, 6, 4), 0, (3, 3), padding=SAME, lanes=4, rows=2, ring=None, parallel=(3, 1)),
+}
+
+
+@pytest.mark.parametrize("share", [1, 2], ids=["all hard", "half of them hard"])
+@pytest.mark.parametrize("name", STAGES)
+def test_stages(name: str, share: int, tmp_path: Path) -> None:
+    """Whole stages give what their definition says, with multipliers in blocks, or in blocks and in look-up tables."""
+    stage: ConvStage[Any] = (make_depthwise if name == "depthwise" else make_stage)(STAGES[name])
+    multipliers = stage.params.multipliers
+    params = replace(stage.params, multiplier="ice40", hard=-(-multipliers // share))
+    stage = replace(stage, params=params)
+    images = stage.random_frames(2)
+    window = params.window
+    stream_bench(
+        stage.create(),
+        stage.beats(images),
+        window.lanes * window.bits,
+        stage.output_beats(images),
+        params.out_bits,
+        params.rows,
+        tmp_path,
+    )
+    text = (tmp_path / "stage.v").read_text(encoding="utf-8")
+    blocks = sum(params.mac_row_of(row).dot_of(e).blocks for row in range(params.rows) for e in range(params.mac_row.pes))
+    assert text.count("SB_MAC16 #(") == blocks > 0

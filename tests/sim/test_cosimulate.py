@@ -70,6 +70,17 @@ def test_rows_of_filters_with_fillers(target: str, signed: bool, tmp_path: Path)
     assert_equal_to_golden(compiled, tmp_path / "build")
 
 
+@pytest.mark.parametrize(("fps", "mixed"), [(20_000, False), (120_000, True)])
+def test_hard_multipliers_of_up5k(fps: float, mixed: bool, tmp_path: Path) -> None:
+    """The emitted Verilog with the model of SB_MAC16: all multipliers in blocks, or more of them than there are."""
+    network = Network((4, 4, 2)).conv("first", 4, (3, 3), padding="same").relu("live").conv("second", 3, (2, 2))
+    compiled = compile_network(network, tmp_path, "ice40-up5k", fps=fps, calibrated=True, fold=Options("off"))
+    cores = [stage.core for stage in compiled.plan.stages if isinstance(stage.core, ConvParams)]
+    assert any(core.hard > 1 for core in cores)
+    assert any(core.hard < core.multipliers for core in cores) == mixed
+    assert_equal_to_golden(compiled, tmp_path / "build")
+
+
 def test_the_random_networks_are_of_all_kinds(tmp_path: Path) -> None:
     cases = {seed: random_case(seed, most_macs=800) for seed in SEEDS}
     assert {get_target(case.target).family for case in cases.values()} == {"generic", "ecp5", "ice40"}
@@ -88,7 +99,7 @@ def test_the_random_networks_are_of_all_kinds(tmp_path: Path) -> None:
     assert {core.window.parallel == (1, 1) for core in cores} == {True, False}
     assert {core.pes > 1 for core in cores} == {True, False}
     assert len({core.requantizer_ii for core in cores}) > 1
-    assert {core.multiplier for core in cores} == {"behavioural", "ecp5"}
+    assert {core.multiplier for core in cores} == {"behavioural", "ecp5", "ice40"}
     assert any(core.walk.count > 1 for core in cores)
 
 
