@@ -83,12 +83,11 @@ def test_ecp5_cells_of_random_networks_are_exact(seed: int, tmp_path: Path) -> N
     assert (cells["MULT18X18D"], cells["DP16KD"]) == (compiled.plan.resources.dsps, compiled.plan.resources.brams)
 
 
-@pytest.mark.parametrize("rate", [None, 2000, 3500])
+@pytest.mark.parametrize("rate", [None, 3500])
 def test_blocks_of_up5k_are_exact(rate: float | None, tmp_path: Path) -> None:
     """Two multipliers a block, both of one element; what the blocks do not hold is in look-up tables."""
     compiled = compile(DIGITS / "digits.toml", "ice40-up5k", fps=rate, calibration=DIGITS / "calibration.npz")
     cells = hard_cells((compiled.write(tmp_path / "build") / "accelerator.v").read_text(encoding="utf-8"))
     assert cells["SB_MAC16"] == compiled.plan.resources.dsps > 0
     cores = [stage.core for stage in compiled.plan.stages if isinstance(stage.core, ConvParams)]
-    print([(core.multipliers, core.hard) for core in cores], cells)
     assert (sum(core.hard for core in cores) > cells["SB_MAC16"]) == (rate is not None)

@@ -173,8 +173,8 @@ WRONG: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "unknown target": ((*COMPILE, "--target", "ecp5-99k"), ["there is no target 'ecp5-99k'", "ecp5-25k"]),
     "rate out of reach": ((*COMPILE, "--fps", "99000000"), ["99,000,000 frames/s", "'first'", "--fps ", " fits"]),
     "rate that does not fit": (
-        (*COMPILE, "--target", "ice40-up5k", "--fps", "100000"),
-        ["ice40-up5k: net needs ", " LUTs, and there are 5280", "--fps ", "--target ecp5-25k fits"],
+        (*COMPILE, "--target", "ice40-up5k", "--fps", "600000"),
+        ["ice40-up5k: net needs ", " block RAMs, and there are 30", "--fps ", "--target ecp5-25k fits"],
     ),
     "no calibration file": ((*COMPILE, "--calibration", "none.npz"), ["none.npz", "is not a file"]),
     "calibration without x": ((*COMPILE, "--calibration", "nameless.npz"), ["nameless.npz", "has no array 'x'", "6, 6, 2"]),

@@ -70,7 +70,7 @@ def test_rows_of_filters_with_fillers(target: str, signed: bool, tmp_path: Path)
     assert_equal_to_golden(compiled, tmp_path / "build")
 
 
-@pytest.mark.parametrize(("fps", "mixed"), [(20_000, False), (120_000, True)])
+@pytest.mark.parametrize(("fps", "mixed"), [(100_000, False), (200_000, True)])
 def test_hard_multipliers_of_up5k(fps: float, mixed: bool, tmp_path: Path) -> None:
     """The emitted Verilog with the model of SB_MAC16: all multipliers in blocks, or more of them than there are."""
     network = Network((4, 4, 2)).conv("first", 4, (3, 3), padding="same").relu("live").conv("second", 3, (2, 2))
