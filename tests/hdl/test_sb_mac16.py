@@ -162,10 +162,10 @@ def test_other_modes_stop_the_simulation(number: int, tmp_path: Path) -> None:
 
 
 @needs_icarus
-@pytest.mark.parametrize("change", [{pin: level.replace("d0", "d4").replace("b0", "bz")} for pin, level in TIED.items()], ids=str)
-def test_other_levels_stop_the_simulation(change: dict[str, str], tmp_path: Path) -> None:
-    levels = TIED | {pin: "1'b0" if pin == "CE" else level for pin, level in change.items()}
-    printed = refusal(DUAL, levels, tmp_path)
+@pytest.mark.parametrize("pin", TIED)
+def test_other_levels_stop_the_simulation(pin: str, tmp_path: Path) -> None:
+    level = "1'b0" if pin == "CE" else TIED[pin].replace("d0", "d4").replace("b0", "bz")
+    printed = refusal(DUAL, TIED | {pin: level}, tmp_path)
     assert "ERROR: bench.cell_: this model of SB_MAC16 needs CE high" in printed
     assert "PASS" not in printed
 
@@ -173,7 +173,9 @@ def test_other_levels_stop_the_simulation(change: dict[str, str], tmp_path: Path
 # ------------------------------------------------------------------------------------------------------------ the component
 
 
-SHAPES = [(8, True, 8), (8, False, 8), (5, False, 3), (1, True, 8), (9, True, 8), (16, True, 16), (16, False, 16), (8, False, 9)]
+SHAPES = [
+    (8, True, 8), (8, False, 8), (5, False, 3), (1, True, 8), (9, True, 8), (16, True, 16), (16, False, 16), (8, False, 9),
+]  # fmt: skip
 
 
 def test_products_as_those_of_plain_multipliers(tmp_path: Path) -> None:
@@ -227,7 +229,7 @@ def test_what_is_refused(shape: tuple[int, bool, int]) -> None:
 
 STAGES = {
     "pairs": ConvCase((4, 6, 4), 4, (3, 3), padding=SAME, lanes=2, pes=2, ring=None),
-    "odd, two rows, signed": ConvCase((4, 9, 2), 4, (3, 3), padding=SAME, pes=2, rows=2, parallel=(3, 1), ring=None, signed=True),
+    "odd, two rows": ConvCase((4, 9, 2), 4, (3, 3), padding=SAME, pes=2, rows=2, parallel=(3, 1), ring=None, signed=True),
     "narrow": ConvCase((3, 5, 6), 5, (1, 1), lanes=3, rows=1, ring=None, bits=5, weight_bits=4),
     "wide": ConvCase((3, 5, 6), 5, (1, 1), lanes=3, rows=1, ring=None, bits=9, weight_bits=7),
     "depthwise": ConvCase((4, 6, 4), 0, (3, 3), padding=SAME, lanes=4, rows=2, ring=None, parallel=(3, 1)),
