@@ -2,6 +2,7 @@
 # make test    all tests except place and route (those: make test PYTEST_ARGS="-m route")
 # make lint    style and types
 # make bench   the measurements that docs and README quote
+# make calibrate  fit the estimate anew to synthesized parts, and check it on whole networks
 # make soak    real models and random networks in numbers: golden against the references, Verilog against golden
 # make clean   remove what was built; make distclean removes the virtual environment too
 #
@@ -33,7 +34,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CI),--qui
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint bench soak clean distclean types
+.PHONY: help demo test lint bench calibrate soak clean distclean types
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -50,6 +51,11 @@ test: $(VENV)/test.stamp
 
 bench: $(VENV)/demo.stamp
 	$(BIN)/python bench/bench.py $(BENCH_ARGS)
+
+# Half an hour of processor time for the parts, and as much for the networks that they are checked on.
+calibrate: $(VENV)/test.stamp
+	$(BIN)/python bench/calibrate.py
+	$(BIN)/python bench/calibrate.py --check
 
 # ../shared/models or CONVFOLD_MODELS holds the real models; without them only random networks run.
 soak: $(VENV)/test.stamp

@@ -30,6 +30,7 @@ from convfold.hdl.max_pool import MaxPoolParams
 from convfold.hdl.streams import beats
 
 from .engines import WIRES, Stage
+from .estimate import load_fit, stage_resources
 from .graph import (
     Certificate,
     Decision,
@@ -467,6 +468,7 @@ def manifest(emission: Emission) -> dict[str, Any]:
         "decisions": [_decision(decision, proofs) for decision in graph.decisions],
         "certificates": [dataclasses.asdict(proof) for proof in proofs],
         "estimate": dataclasses.asdict(plan.resources),
+        "estimate_error": dict(load_fit(plan.target.family).error),
         **emission.extra,
     }
 
@@ -530,6 +532,7 @@ def _layer(plan: Plan, stage: Stage) -> dict[str, Any]:
         "steps": _steps(graph, stage),
         "windowed": window is not None,
         "share": round(stage.cycles / plan.interval_cycles, 4),
+        "estimate": dataclasses.asdict(stage_resources(stage.engine, plan.target)),
         "lanes": stage.in_lanes,
         "latency": stage.engine.latency,
         "in_format": _format(graph.format_of(node.inputs[0])),

@@ -280,7 +280,7 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("layer", "op", "output"):
         table.add_column(name, overflow="fold")
-    for name in ("multiplies", "multipliers", "cycles", "share"):
+    for name in ("multiplies", "multipliers", "cycles", "share", "LUT", "FF", "DSP", "BRAM"):
         table.add_column(name, justify="right")
     for layer in manifest["layers"]:
         kernel = "×".join(map(str, layer.get("kernel", ())))
@@ -292,11 +292,12 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
             str(layer["multipliers"] or ""),
             f"{layer['cycles']:,}",
             f"{layer['share']:.0%}",
+            *(f"{layer['estimate'][kind]:,}" for kind in ("luts", "ffs", "dsps", "brams")),
         )
     out.print(table)
     before = sum(layer["macs"] for layer in manifest["network"])
     after = sum(layer["macs"] for layer in manifest["layers"])
-    need = manifest["estimate"]
+    need, error = manifest["estimate"], manifest["estimate_error"]
     out.print()
     if manifest["decisions"]:  # a model that came in integers is not folded
         out.print(f"folding    {before:,} multiplies a frame became {after:,}")
@@ -311,7 +312,8 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
         f"{manifest['frames_per_second']:,.0f} frames/s at {manifest['plan_mhz']:g} MHz"
     )
     out.print(
-        f"estimate   {need['luts']:,} LUT, {need['ffs']:,} FF, {need['dsps']} DSP, {need['brams']} BRAM on {manifest['target']}"
+        f"estimate   {need['luts']:,} LUT, {need['ffs']:,} FF, {need['dsps']} DSP, {need['brams']} BRAM on {manifest['target']}; "
+        f"its mean error is {error['luts']:.0f} % of the LUT, {error['ffs']:.0f} % of the FF"
     )
     out.print(f"build      {escape(str(folder))}")
 

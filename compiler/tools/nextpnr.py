@@ -233,6 +233,30 @@ class _Run:
         return _result(self.report, self.routed, log, self.target, self.goal_mhz, self.seed, self.grade)
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What a netlist takes before anything is placed, as `RouteResult` counts it."""
+
+    luts: int
+    ffs: int
+    dsps: int
+    brams: int
+
+
+def pack(nextpnr: Nextpnr, netlist: Path, target: Target, cwd: Path, name: str = "pack") -> Packed:
+    """Pack a netlist in the folder ``cwd``; the log is ``<name>.log``. It takes a second, and no pins.
+
+    Raises:
+        ToolError: nextpnr stops with an error.
+    """
+    command = (*nextpnr.command, *target.nextpnr_args, "--json", _relative(netlist, cwd), "--pack-only", *_NO_PADS[target.family])
+    log = run_logged(f"nextpnr-{target.family}", command, cwd, f"{name}.log")
+    text = log.read_text(encoding="utf-8", errors="replace")
+    used = {cell: int(count) for cell, count in re.findall(r"(\w+): +(\d+)/", text)}
+    counts = {kind: used.get(_CELLS[target.family][kind], 0) for kind in ("luts", "ffs", "dsps", "brams")}
+    return Packed(**counts | ({"ffs": _ice40_flip_flops(log)} if target.family == "ice40" else {}))
+
+
 def pack_bitstream(nextpnr: Nextpnr, result: RouteResult, cwd: Path, name: str = "bitstream") -> Path:
     """Pack a routed design with ecppack or icepack; returns ``cwd/<name>.bit`` (ECP5) or ``.bin`` (iCE40).
 
@@ -246,6 +270,7 @@ def pack_bitstream(nextpnr: Nextpnr, result: RouteResult, cwd: Path, name: str =
     return bitstream
 
 
+_NO_PADS = {"ecp5": ("--out-of-context",), "ice40": ()}
 _ROUTED_SUFFIX = {"ecp5": "config", "ice40": "asc"}
 _PACKER_NAME = {"ecp5": "ecppack", "ice40": "icepack"}
 

@@ -153,6 +153,28 @@ def cells_by_module(
     return _cells_by_module(netlist)
 
 
+def synthesize_modules(
+    yosys: Yosys, sources: Mapping[str, Path], target: Target, cwd: Path
+) -> dict[str, Synthesis]:
+    """Each module synthesized for itself, flat, from its file; netlists are ``cwd/<module>.json``. One Yosys does it all.
+
+    Raises:
+        CompileError: the target has no synthesis flow.
+        ToolError: Yosys stops with an error.
+    """
+    command = _synthesis_command(target)
+    script = []
+    for module, source in sources.items():
+        script += ["design -reset", read_command(source, cwd), _NO_REPROCESSING, f"hierarchy -top {module}", *_NEW_NAMES]
+        script.append(f"{command} -top {module} -json {_quoted(f'{module}.json')}")
+    log = yosys.run("\n".join(script) + "\n", cwd, "modules.log")
+    netlists = {module: cwd / f"{module}.json" for module in sources}
+    return {
+        module: Synthesis(netlist=netlist, top=module, cells=_cells_by_module(netlist)[module], log=log)
+        for module, netlist in netlists.items()
+    }
+
+
 def read_command(source: Path, cwd: Path) -> str:
     """The Yosys command that reads one RTLIL (``.il``) or Verilog source, named relative to ``cwd``."""
     command = "read_rtlil" if source.suffix == ".il" else "read_verilog"
@@ -214,6 +236,10 @@ _REFERENCE = re.compile(r"^(module|[ \t]*cell) \\(\S+)", re.MULTILINE)
 # flow would then read its flattened parent again from the source, undoing the synthesis (yosys 0.70, vendor
 # cells in submodules).
 _NO_REPROCESSING = "setattr -unset reprocess_after */*"
+
+
+# Some modules come back from abc9 with two wires of one name, which yosys 0.70 finds out by an assertion.
+_NEW_NAMES = ("proc", "flatten", "rename -hide w:*", "rename -enumerate")
 
 
 # Yosys's own Verilog reader takes time in the square of an initial block: 25 s for 8192 rows of a memory, and

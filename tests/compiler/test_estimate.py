@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from bench.calibrate import nonnegative_least_squares
 from convfold.api import compile
-from convfold.compiler.estimate import Resources, estimate, stage_resources
+from convfold.compiler.estimate import Resources, estimate, load_fit, part_resources, stage_resources
+from convfold.compiler.features import features, parts
 from convfold.compiler.graph import Graph
 from convfold.compiler.plan import make_plan
 from convfold.compiler.targets import TARGETS, get_target
+from convfold.compiler.tools.nextpnr import find_nextpnr, pack
+from convfold.compiler.tools.yosys import find_yosys, synthesize_modules
 from convfold.hdl.conv import ConvParams
 from tests.networks import random_case
 
@@ -59,6 +66,66 @@ def test_nothing_shrinks_when_a_layer_gets_more_multipliers(target: str) -> None
     assert fast.resources.luts > slow.resources.luts
     assert fast.resources.ffs > slow.resources.ffs
     assert fast.resources.dsps >= slow.resources.dsps
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_planner_may_ask_a_thousand_times(target: str) -> None:
+    """Parameters that it has not seen before: those that it has are remembered."""
+    (stage, *_) = make_plan(digits(), get_target(target)).stages
+    core = stage.core
+    assert isinstance(core, ConvParams)
+    asked = [replace(core, acc_bits=core.acc_bits + n) for n in range(300)]
+    began = time.process_time()
+    found = [stage_resources(params, get_target(target)) for params in asked]
+    assert (time.process_time() - began) / len(asked) < 200e-6  # 60 on a quiet machine
+    assert found[-1].ffs > found[0].ffs
+    assert [stage_resources(params, get_target(target)) for params in asked] == found
+
+
+def test_what_is_no_component_has_no_features() -> None:
+    with pytest.raises(TypeError, match=r"^params must be those of a component, not 7$"):
+        list(features(7, "ecp5"))
+
+
+@pytest.mark.parametrize("family", ["ecp5", "ice40"])
+def test_the_fit_says_how_good_it_is(family: str) -> None:
+    """The published error is that of networks the fit was not made from."""
+    fit = load_fit(family)
+    assert set(fit.error) == {"luts", "ffs"}
+    assert all(0 <= error <= 10 for error in fit.error.values())
+    assert min(*fit.luts.values(), *fit.ffs.values()) > 0
+
+
+def test_parts_take_what_is_estimated(tmp_path: Path) -> None:
+    """Synthesized and packed here and now, one of each kind. Parts are less exact than whole networks."""
+    target = get_target("ecp5-25k")
+    plan = make_plan(digits(), target, 20_000)
+    compiled = compile(DIGITS / "digits.toml", "ecp5-25k", fps=20_000, calibration=DIGITS / "calibration.npz")
+    source = compiled.write(tmp_path / "build") / "accelerator.v"
+    stage = next(part for part in plan.pipeline.components if part.name == "project")
+    modules = {f"digits_project{suffix}": params for suffix, params in parts(stage.params)}
+    synthesized = synthesize_modules(find_yosys(), dict.fromkeys(modules, source), target, tmp_path)
+    nextpnr = find_nextpnr(target)
+    for module, params in modules.items():
+        counted = pack(nextpnr, synthesized[module].netlist, target, tmp_path)
+        guess = part_resources(params, target.family)
+        assert (guess.dsps, guess.brams) == (counted.dsps, counted.brams), module
+        assert abs(guess.luts - counted.luts) <= 0.25 * counted.luts + 10, (module, guess, counted)
+        assert abs(guess.ffs - counted.ffs) <= 0.15 * counted.ffs + 10, (module, guess, counted)
+
+
+def test_least_squares_without_negative_costs(rng: np.random.Generator) -> None:
+    """As good as the best of all choices of features that cost something."""
+    for _ in range(20):
+        a, b = rng.uniform(0, 1, (12, 5)), rng.uniform(-0.5, 1.5, 12)
+        x = nonnegative_least_squares(a, b)
+        assert x.min() >= 0
+        best = float(np.linalg.norm(b))
+        for chosen in product((False, True), repeat=5):
+            columns = a[:, chosen]
+            if columns.size and (tried := np.linalg.lstsq(columns, b, rcond=None)[0]).min() >= 0:
+                best = min(best, float(np.linalg.norm(columns @ tried - b)))
+        assert abs(float(np.linalg.norm(a @ x - b)) - best) < 1e-9
 
 
 def hard_cells(verilog: str) -> Counter[str]:
