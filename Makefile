@@ -56,6 +56,7 @@ bench: $(VENV)/demo.stamp
 calibrate: $(VENV)/test.stamp
 	$(BIN)/python bench/calibrate.py
 	$(BIN)/python bench/calibrate.py --check
+	$(BIN)/python bench/calibrate.py --route
 
 # ../shared/models or CONVFOLD_MODELS holds the real models; without them only random networks run.
 soak: $(VENV)/test.stamp

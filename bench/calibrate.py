@@ -1,10 +1,10 @@
 """The fit behind the estimate: parts of small networks are synthesized and packed, and least squares laid through the counts.
 
-    python bench/calibrate.py [--family ecp5] [--check]
+    python bench/calibrate.py [--family ecp5] [--check | --route]
 
 Writes ``compiler/estimate_<family>.json``: what each feature of `convfold.compiler.features` costs, and how far off the
 formulas are, kind by kind. ``--check`` leaves the fit as it is, prints its error on networks that it was not made from, and
-writes the mean beside it.
+writes the mean beside it; ``--route`` does that for the clock.
 
 All counts are nextpnr's after packing. They are kept in ``build/calibrate`` under the hash of what was counted, so a second
 run takes seconds.
@@ -19,7 +19,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ sys.path.append(str(ROOT))
 import convfold
 from convfold.compiler.emit import Emission, emit
 from convfold.compiler.errors import CompileError
-from convfold.compiler.estimate import Resources, estimate, fit_path, hard_cells
+from convfold.compiler.estimate import Resources, estimate, fit_path, part_resources
 from convfold.compiler.features import BRAM, DSP, features, parts
 from convfold.compiler.graph import Graph
 from convfold.compiler.plan import Plan, make_plan
 from convfold.compiler.quantize import QuantizeOptions, quantize
 from convfold.compiler.targets import Target, get_target
+from convfold.compiler.tools.errors import ToolError
+from convfold.compiler.tools.flow import implement
 from convfold.compiler.tools.nextpnr import find_nextpnr, pack
 from convfold.compiler.tools.yosys import find_yosys, synthesize_modules
 from convfold.hdl.lane_row import LaneRowParams
@@ -49,7 +51,7 @@ from tests.tflite_nets import random_network
 
 WORK = ROOT / "build" / "calibrate"
 HARD = (DSP, BRAM)
-MOST_OF_A_KIND, MOST_MULTIPLIERS = 24, 32
+MOST_IN_A_NETWORK, MOST_OF_A_KIND, MOST_MULTIPLIERS = 2, 20, 24
 """Parts of one kind that are counted, and how large they may be: a hundred multipliers take a minute."""
 
 Row = Mapping[str, float]
@@ -60,7 +62,7 @@ Row = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A network on a device at a rate; ``options`` are the widths."""
+    """A network on a device at a rate."""
 
     name: str
     make: Callable[[], Graph | Path]
@@ -68,6 +70,13 @@ class Case:
     fps: float | None
     bits: int = 8
     weight_bits: int = 8
+    dsps: int | None = None
+
+    @property
+    def device(self) -> Target:
+        """The target, with fewer hard multipliers where fabric ones are wanted."""
+        target = get_target(self.target)
+        return target if self.dsps is None else replace(target, dsps=self.dsps)
 
 
 def _vgg() -> Net:
@@ -109,16 +118,20 @@ def _tflite(seed: int) -> Path:
 
 def training(family: str) -> Iterator[Case]:
     """What the fit is made from."""
-    nets = {"vgg": _vgg, "edges": _edges, "separable": _separable, "residual": _residual, "wide": _wide, "movers": _movers}
-    targets = {"ecp5": ("ecp5-85k", (None, 6_000, 25_000)), "ice40": ("ice40-hx8k", (None, 2_000))}
-    target, rates = targets[family]
-    for name, make in nets.items():
-        for fps in rates:
-            yield Case(f"{name}-{fps or 'smallest'}", lambda make=make: make().graph(), target, fps)
-    yield Case("vgg-4", lambda: _vgg().graph(), target, rates[1], 4, 4)
-    yield Case("edges-6", lambda: _edges().graph(), target, rates[1], 6, 5)
-    for seed in range(200, 212):
-        yield Case(f"tflite-{seed}", lambda seed=seed: _tflite(seed), target, 20_000 if seed % 2 else None)
+    target, slow, fast = {"ecp5": ("ecp5-85k", 6_000, 25_000), "ice40": ("ice40-hx8k", None, 2_000)}[family]
+    yield Case("vgg smallest", lambda: _vgg().graph(), target, None)
+    yield Case("vgg", lambda: _vgg().graph(), target, slow)
+    yield Case("vgg, 4 bits", lambda: _vgg().graph(), target, slow, 4, 4)
+    yield Case("residual, few DSPs", lambda: _residual().graph(), target, slow, dsps=12)
+    yield Case("residual, fast", lambda: _residual().graph(), target, fast)
+    yield Case("edges, 5 bits", lambda: _edges().graph(), target, slow, 6, 5, dsps=0)
+    yield Case("separable", lambda: _separable().graph(), target, fast, dsps=3)
+    for seed in range(200, 204):
+        yield Case(f"tflite {seed}", lambda seed=seed: _tflite(seed), target, 20_000 if seed % 2 else None)
+    yield Case("movers", lambda: _movers().graph(), target, slow)
+    yield Case("wide", lambda: _wide().graph(), target, slow)
+    yield Case("edges", lambda: _edges().graph(), target, fast)
+    yield Case("separable smallest", lambda: _separable().graph(), target, None)
 
 
 def held_out(family: str) -> Iterator[Case]:
@@ -150,7 +163,7 @@ def compiled_plan(case: Case) -> tuple[Plan, str, str]:
         plan, network = made.plan, made.network
     else:
         network = source
-        plan = make_plan(quantize(source, QuantizeOptions(case.bits, case.weight_bits)), get_target(case.target), case.fps)
+        plan = make_plan(quantize(source, QuantizeOptions(case.bits, case.weight_bits)), case.device, case.fps)
     files = emit(Emission(plan, network, Path(case.name), "0" * 64))
     return plan, json.loads(files["manifest.json"])["top"], files["accelerator.v"].decode()
 
@@ -166,28 +179,27 @@ class Counts:
         self.path = WORK / f"counts-{target.family}.json"
         self.known: dict[str, list[int]] = json.loads(self.path.read_text()) if self.path.exists() else {}
 
-    def of(self, verilog: str, modules: Sequence[str]) -> list[Resources]:
-        """What modules of a file take, each alone."""
-        texts = {module: extract(verilog, module) for module in modules}
-        tools = f"{self.yosys.version} {self.nextpnr.version}"
-        keys = [hashlib.sha256(f"{tools}\n{texts[module]}".encode()).hexdigest() for module in modules]
-        missing = {module: key for key, module in zip(keys, modules, strict=True) if key not in self.known}
-        sources = {module: WORK / f"{module}.v" for module in missing}
-        for module, path in sources.items():
-            path.write_text(texts[module], encoding="utf-8")
-        if missing:
-            for module, synthesis in synthesize_modules(self.yosys, sources, self.target, WORK).items():
-                packed = pack(self.nextpnr, synthesis.netlist, self.target, WORK)
-                self.known[missing[module]] = list(asdict(packed).values())
-                synthesis.netlist.unlink()
-                sources[module].unlink()
+    def of(self, verilog: str, module: str) -> Resources:
+        """What a module of a file takes alone."""
+        text = extract(verilog, module)
+        key = hashlib.sha256(f"{self.yosys.version} {self.nextpnr.version}\n{text}".encode()).hexdigest()
+        if key not in self.known:
+            source = WORK / f"{self.target.family}_part.v"
+            source.write_text(text, encoding="utf-8")
+            done = synthesize_modules(self.yosys, {module: source}, self.target, WORK)[module]
+            self.known[key] = list(asdict(pack(self.nextpnr, done.netlist, self.target, WORK)).values())
             self.path.write_text(json.dumps(self.known, indent=0))
-        return [Resources(*self.known[key]) for key in keys]
+            done.netlist.unlink()
+        return Resources(*self.known[key])
+
+
+MODELS = "\n`ifndef SYNTHESIS\n"
+"""Behind it are the models of vendor cells."""
 
 
 def extract(verilog: str, top: str) -> str:
     """A module and all that it is made of."""
-    bodies = dict(re.findall(r"^module (\w+)(\(.*?^endmodule\n)", verilog, re.MULTILINE | re.DOTALL))
+    bodies = dict(re.findall(r"^module (\w+)\b(.*?^endmodule\n)", verilog.partition(MODELS)[0], re.MULTILINE | re.DOTALL))
     wanted, found = [top], []
     while wanted:
         module = wanted.pop(0)
@@ -231,27 +243,34 @@ def samples(family: str) -> Iterator[Sample]:
     """Every part of the training networks, but no two alike, and no more than enough of a kind."""
     WORK.mkdir(parents=True, exist_ok=True)
     seen: set[str] = set()
-    number: Counter[str] = Counter()
-    counts = Counts(get_target("ecp5-85k" if family == "ecp5" else "ice40-hx8k"))
+    number = Counter[str]()
+    counts = Counts(get_target("ecp5-25k" if family == "ecp5" else "ice40-hx8k"))
     for case in training(family):
         try:
             plan, top, verilog = compiled_plan(case)
         except CompileError as error:
             print(f"{case.name}: {error.message}", file=sys.stderr)
             continue
-        fresh = {}
+        fresh, here = {}, Counter[str]()
         for module, params in modules(plan, top):
             kind = type(params).__name__
             if f"module {module}(" not in verilog or multipliers(params) > MOST_MULTIPLIERS:
                 continue
-            if repr(params) not in seen and number[kind] < MOST_OF_A_KIND:
+            if repr(params) not in seen and here[kind] < MOST_IN_A_NETWORK and number[kind] < MOST_OF_A_KIND:
                 seen.add(repr(params))
+                here[kind] += 1
                 number[kind] += 1
                 fresh[module] = params
         print(f"{case.name}: {len(fresh)} parts", file=sys.stderr, flush=True)
-        for (module, params), found in zip(fresh.items(), counts.of(verilog, list(fresh)), strict=True):
-            row, hard = row_of(params, family), hard_cells(params, family)
-            yield Sample(type(params).__name__, f"{case.name} {module}", row, hard, found)
+        for module, params in fresh.items():
+            try:
+                found = counts.of(verilog, module)
+            except ToolError as error:
+                print(f"{module}: {error}", file=sys.stderr)
+                continue
+            guess = part_resources(params, family)
+            hard = (guess.dsps, guess.brams)
+            yield Sample(type(params).__name__, f"{case.name} {module}", row_of(params, family), hard, found)
 
 
 # ----------------------------------------------------------------------------------------------------------------- the fit
@@ -314,7 +333,7 @@ def calibrate(family: str) -> None:
         for sample, count in zip(found, counted, strict=True):
             kinds[sample.kind].append(predicted(document[resource], sample.row) / max(count, 1) - 1)
         document[f"{resource}_parts"] = {kind: summary(errors) for kind, errors in sorted(kinds.items())}
-    fit_path(family).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    amend(family, **document)
     print(json.dumps(document, indent=1))
 
 
@@ -339,7 +358,7 @@ def check(family: str) -> None:
     print("| network | LUT estimated | counted | error | FF estimated | counted | error | DSP | BRAM |\n" + "|---" * 9 + "|")
     for case in held_out(family):
         plan, top, verilog = compiled_plan(case)
-        (counted,), guess = counts.of(verilog, [top]), estimate(plan.pipeline, plan.target)
+        counted, guess = counts.of(verilog, top), estimate(plan.pipeline, plan.target)
         cells = [case.name]
         for kind in ("luts", "ffs"):
             have, want = getattr(guess, kind), getattr(counted, kind)
@@ -348,20 +367,52 @@ def check(family: str) -> None:
         for have, want in ((guess.dsps, counted.dsps), (guess.brams, counted.brams)):
             cells.append(f"{have}" if have == want else f"{have}, counted {want}")
         print("| " + " | ".join(cells) + " |", flush=True)
-    document = json.loads(fit_path(family).read_text(encoding="utf-8"))
-    document["error"] = {kind: round(float(np.mean(np.abs(found))), 1) for kind, found in errors.items()}
-    fit_path(family).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    amend(family, error={kind: round(float(np.mean(np.abs(found))), 1) for kind, found in errors.items()})
     for kind, found in errors.items():
         print(f"{kind}: mean error {np.mean(np.abs(found)):.1f} %, greatest {max(found, key=abs):+.1f} %")
+
+
+def routed(family: str) -> Iterator[Case]:
+    """Small networks that are placed and routed for the clock."""
+    targets = {"ecp5": ("ecp5-25k", (None, 20_000, 50_000)), "ice40": ("ice40-hx8k", (None,))}
+    target, rates = targets[family]
+    digits = ROOT / "examples" / "digits" / "digits.toml"
+    for fps in rates:
+        yield Case(f"digits {fps or 'smallest'}", lambda: digits, target, fps)
+    yield Case("separable", lambda: _separable().graph(), target, rates[-1])
+    yield Case("residual", lambda: _residual().graph(), target, rates[-1])
+
+
+def route(family: str) -> None:
+    """Write down the mean of the routed clocks, and how far they are from it."""
+    found = {}
+    for case in routed(family):
+        plan, top, verilog = compiled_plan(case)
+        (WORK / "routed.v").write_text(verilog, encoding="utf-8")
+        done = implement(WORK / "routed.v", plan.target, top, WORK, bitstream=False).route
+        found[case.name] = round(done.slowest_mhz, 1)
+        print(f"{case.name}: {done.slowest_mhz:.1f} MHz, {done.luts.share:.0%} of the LUTs", flush=True)
+    mean = float(np.mean(list(found.values())))
+    errors = [100 * abs(mean / mhz - 1) for mhz in found.values()]
+    amend(family, mhz=round(mean, 1), routes=found, error={"mhz": round(float(np.mean(errors)), 1)})
+
+
+def amend(family: str, **entries: Any) -> None:
+    """Change a fit; errors join those that are there."""
+    path = fit_path(family)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    error = document.get("error", {}) | entries.pop("error", {})
+    path.write_text(json.dumps(document | entries | {"error": error}, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=("ecp5", "ice40"), action="append")
     parser.add_argument("--check", action="store_true", help="compare with networks that the fit was not made from")
+    parser.add_argument("--route", action="store_true", help="place and route small networks for the clock")
     options = parser.parse_args()
     for family in options.family or ("ecp5", "ice40"):
-        check(family) if options.check else calibrate(family)
+        (check if options.check else route if options.route else calibrate)(family)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from .pipeline import Pipeline
 from .schedule import StageParams
 from .targets import Target
 
-__all__ = ["Fit", "Resources", "estimate", "fit_path", "hard_cells", "load_fit", "part_resources", "stage_resources"]
+__all__ = ["Fit", "Resources", "estimate", "fit_path", "load_fit", "part_resources", "stage_resources"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,29 +64,30 @@ def stage_resources(params: StageParams, target: Target) -> Resources:
 @lru_cache(maxsize=1 << 16)
 def part_resources(params: Any, family: str) -> Resources:
     """What a component, an edge, or a part of either takes on a family, see `convfold.compiler.features`."""
-    fit = load_fit(family)
-    luts = ffs = 0.0
+    luts_of, ffs_of = load_fit(family).luts.get, load_fit(family).ffs.get
+    luts = ffs = dsps = brams = 0.0
     for name, amount in features(params, family):
-        luts += fit.luts.get(name, 0.0) * amount
-        ffs += fit.ffs.get(name, 0.0) * amount
-    return Resources(round(luts), round(ffs), *hard_cells(params, family))
-
-
-def hard_cells(params: Any, family: str) -> tuple[int, int]:
-    """Multipliers and block RAMs of a component."""
-    found = {DSP: 0.0, BRAM: 0.0}
-    for name, amount in features(params, family):
-        if name in found:
-            found[name] += amount
-    return int(found[DSP]), int(found[BRAM])
+        if name == DSP:
+            dsps += amount
+        elif name == BRAM:
+            brams += amount
+        else:
+            luts += luts_of(name, 0.0) * amount
+            ffs += ffs_of(name, 0.0) * amount
+    return Resources(round(luts), round(ffs), int(dsps), int(brams))
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What one of each feature costs, and the mean error of the whole, in per cent of what networks really take."""
+    """What one of each feature costs, the clock to expect after routing (the slowest speed grade), and mean errors in per cent.
+
+    ``error`` has that of ``luts`` and ``ffs`` of whole networks, and of the clock, ``mhz``. The clock is one number for all:
+    it is decided by wires, and small designs do not say how full ones will be.
+    """
 
     luts: Mapping[str, float]
     ffs: Mapping[str, float]
+    mhz: float
     error: Mapping[str, float]
 
 
@@ -94,7 +95,7 @@ class Fit:
 def load_fit(family: str) -> Fit:
     """The fit for a family; plain Verilog, for any device, is counted as if for ECP5."""
     document = json.loads(fit_path(family).read_text(encoding="utf-8"))
-    return Fit(document["luts"], document["ffs"], document["error"])
+    return Fit(document["luts"], document["ffs"], document["mhz"], document["error"])
 
 
 def fit_path(family: str) -> Path:

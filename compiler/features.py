@@ -6,7 +6,9 @@ parts, see ``bench/calibrate.py``. Hard cells are no features: they are counted 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from amaranth.hdl import Shape
@@ -24,8 +26,9 @@ from convfold.hdl.fork import ForkParams
 from convfold.hdl.lane_row import LaneRowParams
 from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.lookup import LookupParams
-from convfold.hdl.mac_row import DotParams, MacRowParams
+from convfold.hdl.mac_row import MacRowParams
 from convfold.hdl.max_pool import MaxPoolParams
+from convfold.hdl.multiplier import MultiplierParams
 from convfold.hdl.pad import PadParams
 from convfold.hdl.pipe import PipeParams
 from convfold.hdl.product import ProductParams
@@ -54,7 +57,7 @@ def parts(params: Any) -> Iterator[tuple[str, Any]]:
             yield from list(parts(params.conv))[1:]
         case ConvParams() | DepthwiseParams():
             yield "_window", params.window
-            yield "_row0", params.mac_row
+            yield "_row0", params.mac_row_of(0)
             yield "_requantizer0", params.requantizer
             yield "_queue", params.queue
 
@@ -130,8 +133,9 @@ def _many(count: int, found: Iterator[Feature]) -> Iterator[Feature]:
 def _stage(params: ConvParams | DepthwiseParams, family: str) -> Iterator[Feature]:
     yield from _window(params.window, family)
     yield from _queue(params.rows * params.out_bits, params.queue.depth_words, family)
-    row = _mac_row(params.mac_row, family) if isinstance(params, ConvParams) else _lane_row(params.mac_row, family)
-    yield from _many(params.rows, row)
+    row, kind = params.mac_row, _mac_row if isinstance(params, ConvParams) else _lane_row
+    for hard, rows in Counter(map(params.hard_in, range(params.rows))).items():
+        yield from _many(rows, kind(replace(row, hard=hard), family))
     yield from _many(params.rows, _requantizer(params.requantizer, family))
     yield "stage", 1
     yield "credits.counters", _bits(params.queue.depth_words + 1) + _bits(params.passes)
@@ -153,11 +157,16 @@ def _window(p: WindowParams, family: str) -> Iterator[Feature]:
     banks, width = banks_r * banks_c, p.lanes * p.bits
     depth = p.rows // banks_r * -(-p.width // banks_c) * p.beats
     yield "window", 1
-    yield "window.counters", sum(map(_bits, (p.height, p.width, p.beats, p.out_width, p.out_height, p.passes, p.steps)))
-    yield "window.place", _bits(depth) + _bits(p.rows)
+    yield "window.counters", sum(map(_bits, (p.width, p.beats, p.out_width, p.out_height, p.passes, p.steps)))
+    yield "window.pixels", _bits(p.rows * p.width)
+    yield "window.place", _bits(depth) + _bits(p.rows) + _bits(p.height) + _bits(p.width)
+    yield "window.slots", banks_r * _bits(depth)
+    yield "window.columns", banks_c * (_bits(depth // (p.rows // banks_r)) + 1)
     yield "window.addresses", banks * _bits(depth)
-    yield "window.table", p.rows
+    yield "window.table", p.rows * (1 + (banks_r > 1))
+    yield "window.steps", p.out_height * any(p.padding[0]) + p.out_width * any(p.padding[1])
     yield "window.inside", banks_r * _bits(p.height) + banks_c * _bits(p.width)
+    yield "window.delays", (banks_r + banks_c) * p.latency
     yield "window.written", width
     if any(side for sides in p.padding for side in sides):
         yield "window.masked", banks * width
@@ -169,26 +178,36 @@ def _window(p: WindowParams, family: str) -> Iterator[Feature]:
     yield from _many(banks, _ram(RamParams(width, depth, p.memory), family))
 
 
-def _dot(p: DotParams, family: str) -> Iterator[Feature]:
-    x_bits = p.x_bits + (not p.x_signed)
+def _multipliers(p: MultiplierParams, count: int) -> Iterator[Feature]:
+    """Of one kind."""
+    if p.kind == "ecp5":
+        yield DSP, count
+        yield "multiplier.wait", count * max(p.latency - 3, 0) * (p.a_bits + p.b_bits)
+    else:
+        yield p.kind, count
+        yield f"{p.kind}.area", count * p.a_bits * p.b_bits
+        yield f"{p.kind}.ends", count * (p.a_bits + p.b_bits)
+
+
+def _dots(row: MacRowParams | LaneRowParams) -> Iterator[Feature]:
+    """Multipliers, adder trees and accumulators of all elements."""
+    p, multipliers = row.dot, row.pes * row.taps
     if p.w_bits:
-        if p.multiplier == "ecp5":
-            yield DSP, p.taps
-        else:
-            yield "multiplier", p.taps
-            yield "multiplier.area", p.taps * x_bits * p.w_bits
-            yield "multiplier.ends", p.taps * (x_bits + p.w_bits)
-    count, width = p.taps, x_bits + p.w_bits
+        if row.hard:
+            yield from _multipliers(p.multiplier_params(0), row.hard)
+        if row.hard < multipliers:
+            yield from _multipliers(replace(p, hard=0).multiplier_params(0), multipliers - row.hard)
+    count, width = p.taps, p.x_bits + (not p.x_signed) * (not p.w_bits) + p.w_bits
     while count > 1:
-        yield "tree", count // 2 * width
-        yield "tree.registers", -(-count // 2) * (width + 1)
+        yield "tree", row.pes * (count // 2) * width
+        yield "tree.registers", row.pes * -(-count // 2) * (width + 1)
         count, width = -(-count // 2), width + 1
-    yield "sum", p.acc_bits
-    yield "sum.count", 1
+    yield "sum", row.pes * p.acc_bits
 
 
 def _mac_row(p: MacRowParams, family: str) -> Iterator[Feature]:
-    yield from _many(p.pes, _dot(p.dot, family))
+    yield from _dots(p)
+    yield "row", 1
     yield "row.hops", p.pes * p.taps * p.x_bits
     yield "row.addresses", p.pes * _bits(p.depth_words)
     yield "row.elements", p.pes
@@ -197,10 +216,10 @@ def _mac_row(p: MacRowParams, family: str) -> Iterator[Feature]:
 
 
 def _lane_row(p: LaneRowParams, family: str) -> Iterator[Feature]:
-    yield from _many(p.pes, _dot(p.dot, family))
+    yield from _dots(p)
+    yield "lane", 1
     yield "lane.elements", p.pes
     yield "lane.drain", p.pes * p.acc_bits
-    yield "lane", 1
     if p.w_bits:
         yield from _rom(p.rom_params, family)
 
@@ -289,13 +308,10 @@ def _add(p: AddParams, family: str) -> Iterator[Feature]:
 
 def _product(p: ProductParams, family: str) -> Iterator[Feature]:
     yield from _pipe(p.pipe, p.lanes * p.out_bits, family)
-    multiplier = p.multiplier_params
-    if p.multiplier == "ecp5":
-        yield DSP, p.lanes
-    else:
-        yield "multiplier", p.lanes
-        yield "multiplier.area", p.lanes * multiplier.a_bits * multiplier.b_bits
-        yield "multiplier.ends", p.lanes * (multiplier.a_bits + multiplier.b_bits)
+    multiplier = p.multiplier_params(p.lanes)
+    yield from _multipliers(multiplier, p.lanes - p.hard)
+    if p.hard:
+        yield from _multipliers(p.multiplier_params(0), p.hard)
     yield "product.operands", p.lanes * (multiplier.a_bits + multiplier.b_bits)
     yield "product.result", p.lanes * p.scale.in_bits
     yield from _many(p.lanes, _scale(p.scale))

@@ -120,6 +120,19 @@ class RouteOptions:
 
     ``freq_mhz`` is the clock to aim for (the planning clock), ``speed`` an ECP5 speed grade. ``constraints`` is an LPF or PCF
     file; ports it does not mention get any free pin. nextpnr is stopped after ``timeout_s`` seconds.
+
+    Placer and router are the best that was measured, nextpnr 0.11.1, speed grade 6, seed 1, in MHz and processor seconds; a
+    seed makes a difference of some per cent. A goal of 100, 130 or 150 MHz and ``--tmg-ripup`` changed nothing at all.
+
+    =============  ======================  ==========================
+    placer,        digits, 20,000          a layer of 144 multipliers
+    router         frames/s: 25F, 18 %     on an 85F, 6 %
+    =============  ======================  ==========================
+    heap, 1        **163**, 45             **146**, 261
+    heap, 2        148, 46
+    static, 1      156, 58                 130, 183
+    static, 2      142, 60
+    =============  ======================  ==========================
     """
 
     freq_mhz: float | None = None

@@ -168,11 +168,12 @@ def synthesize_modules(
         script += ["design -reset", read_command(source, cwd), _NO_REPROCESSING, f"hierarchy -top {module}", *_NEW_NAMES]
         script.append(f"{command} -top {module} -json {_quoted(f'{module}.json')}")
     log = yosys.run("\n".join(script) + "\n", cwd, "modules.log")
-    netlists = {module: cwd / f"{module}.json" for module in sources}
-    return {
-        module: Synthesis(netlist=netlist, top=module, cells=_cells_by_module(netlist)[module], log=log)
-        for module, netlist in netlists.items()
-    }
+    done = {}
+    for module in sources:
+        netlist = cwd / f"{module}.json"
+        _finish(netlist, target)
+        done[module] = Synthesis(netlist=netlist, top=module, cells=_cells_by_module(netlist)[module], log=log)
+    return done
 
 
 def read_command(source: Path, cwd: Path) -> str:
@@ -239,7 +240,7 @@ _NO_REPROCESSING = "setattr -unset reprocess_after */*"
 
 
 # Some modules come back from abc9 with two wires of one name, which yosys 0.70 finds out by an assertion.
-_NEW_NAMES = ("proc", "flatten", "rename -hide w:*", "rename -enumerate")
+_NEW_NAMES = ("proc", "flatten", "rename -hide w:*")
 
 
 # Yosys's own Verilog reader takes time in the square of an initial block: 25 s for 8192 rows of a memory, and
@@ -324,11 +325,16 @@ def _synthesize(
     script.append(_NO_REPROCESSING)
     script.append(f"{command}{options} -top {top} -json {_quoted(netlist.name)}")
     log = yosys.run("\n".join(script) + "\n", cwd, f"{name}.log")
+    _finish(netlist, target)
+    return netlist, log
+
+
+def _finish(netlist: Path, target: Target) -> None:
+    """What Yosys leaves to us."""
     if target.family == "ecp5":
         document = json.loads(netlist.read_text(encoding="utf-8"))
         trim_carries(document)
         netlist.write_text(json.dumps(document), encoding="utf-8")
-    return netlist, log
 
 
 def _cells_by_module(netlist: Path) -> dict[str, dict[str, int]]:
