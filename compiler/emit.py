@@ -66,7 +66,7 @@ _NAME_COLUMN = 20
 _WIRES = ("tdata", "tvalid", "tready", "tlast")
 _PORT = re.compile(rf"clk|rst|error|(?:s|m\d*)_axis_(?:{'|'.join(_WIRES)})", re.IGNORECASE)
 """The names of an accelerator's ports."""
-_CELLS = re.compile(rf"DP16KD|MULT18X18D|carry_row|{WRAPPER}|(?:SB|TRELLIS|ICESTORM)(?:_\w*)?")
+_CELLS = re.compile(rf"DP16KD|MULT18X18D|carry_(?:row|accumulate)|{WRAPPER}|(?:SB|TRELLIS|ICESTORM)(?:_\w*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +351,7 @@ def verilog(rtlil_text: str, target: str) -> str:
         text = rtlil_to_verilog(yosys, rtlil_text, Path(folder))
     family = get_target(target).family
     cells = _MODELLED_CELLS.get(family, ())
-    if "carry_row" in text:
+    if "carry_row" in text or "carry_accumulate" in text:
         text += f"\n{_hdl_file('ecp5_carries.v')}"
     if any(cell in text for cell in cells):
         text += f"\n`ifndef SYNTHESIS\n{_hdl_file(f'{family}_cells.v')}`endif\n"

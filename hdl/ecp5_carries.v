@@ -44,3 +44,39 @@ module carry_row #(
     assign o = NEGATIVE != 0 ? once - twice : once + twice;
 `endif
 endmodule
+
+// o = (first ? 0 : a) + term, where the term is signed.
+module carry_accumulate #(
+    parameter BITS = 20,
+    parameter TERM_BITS = 16
+) (
+    input [BITS-1:0] a,
+    input first,
+    input [TERM_BITS-1:0] term,
+    output [BITS-1:0] o
+);
+`ifdef SYNTHESIS
+    localparam PAIRS = (BITS + 1) / 2;
+    localparam [15:0] INIT = 16'hd2d2;  // (A & ~B) ^ C, and where no carry passes A & ~B
+    wire [2*PAIRS-1:0] old = a;
+    wire [2*PAIRS-1:0] more = {{(2*PAIRS){term[TERM_BITS-1]}}, term};
+    wire [2*PAIRS-1:0] sum;
+    wire [PAIRS:0] carry;
+    assign carry[0] = 1'b0;
+    genvar n;
+    generate
+        for (n = 0; n < PAIRS; n = n + 1) begin : pairs
+            CCU2C #(.INIT0(INIT), .INIT1(INIT), .INJECT1_0("NO"), .INJECT1_1("NO")) pair (
+                .CIN(carry[n]),
+                .A0(old[2*n]), .B0(first), .C0(more[2*n]), .D0(1'b0), .S0(sum[2*n]),
+                .A1(old[2*n+1]), .B1(first), .C1(more[2*n+1]), .D1(1'b0), .S1(sum[2*n+1]),
+                .COUT(carry[n+1])
+            );
+        end
+    endgenerate
+    assign o = sum[BITS-1:0];
+`else
+    wire [BITS-1:0] more = {{BITS{term[TERM_BITS-1]}}, term};
+    assign o = (first ? {BITS{1'b0}} : a) + more;
+`endif
+endmodule

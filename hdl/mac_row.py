@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from amaranth.hdl import Const, Module, Mux, Shape, Signal, Value, signed
+from amaranth.hdl import Const, Instance, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -68,7 +68,22 @@ class DotParams:
             terms = sums
             level += 1
         acc = Signal(signed(self.acc_bits), name=f"{name}acc", reset_less=True)
-        m.d.sync += acc.eq(Mux(first, 0, acc) + terms[0])
+        total: Value = Mux(first, 0, acc) + terms[0]
+        if self.multiplier == "ecp5":  # with the AND gates in the carry chain's own tables
+            total = Signal(signed(self.acc_bits), name=f"{name}total")
+            shape = terms[0].shape()
+            term = Signal(signed(min(shape.width + (not shape.signed), self.acc_bits)), name=f"{name}term")
+            m.d.comb += term.eq(terms[0])
+            m.submodules[f"{name}accumulate"] = Instance(
+                "carry_accumulate",
+                p_BITS=self.acc_bits,
+                p_TERM_BITS=len(term),
+                i_a=acc,
+                i_first=first,
+                i_term=term,
+                o_o=total,
+            )
+        m.d.sync += acc.eq(total)
         return acc
 
     def _products(self, m: Module, samples: Sequence[Value], weights: Value, name: str) -> list[Value]:

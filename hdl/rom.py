@@ -92,9 +92,14 @@ class Rom(wiring.Component):
         m.submodules.table = table = Memory(
             shape=unsigned(self.params.width_bits), depth=self.params.depth_words, init=self.words
         )
-        port = table.read_port(domain="sync")
         output = Signal.like(self.o, reset_less=True)
-        m.d.comb += [port.addr.eq(self.i_addr), port.en.eq(1), self.o.eq(output)]
+        m.d.comb += self.o.eq(output)
+        if 1 < self.params.depth_words < BLOCK_RAM_FROM_WORDS:  # in look-up tables: a register less where it is narrow
+            port = table.read_port(domain="comb")
+            m.d.comb += port.addr.eq(delay(m, self.i_addr, 1, "address", reset_less=True))
+        else:
+            port = table.read_port(domain="sync")
+            m.d.comb += [port.addr.eq(self.i_addr), port.en.eq(1)]
         m.d.sync += output.eq(port.data)
         return m
 

@@ -1,4 +1,4 @@
-"""The carry chains of the fabric multiplier: proved equal to what simulation sees, with the cells as Yosys models them."""
+"""The carry chains of products and sums: proved equal to what simulation sees, with the cells as Yosys models them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.hdl.verilog_bench import CARRIES
 
 PROOF = """\
 {read}
-hierarchy -top carry_row {parameters}
+hierarchy -top {cell} {parameters}
 proc
 rename -top sums
 design -stash sums
 {read_chains}
 read_verilog +/lattice/ccu2c_sim.vh
 read_verilog tables.v
-hierarchy -top carry_row {parameters}
+hierarchy -top {cell} {parameters}
 proc
 flatten
 rename -top chains
@@ -41,18 +41,27 @@ endmodule
 """
 
 
+def prove(cell: str, folder: Path, **parameters: int) -> None:
+    """That both forms of a cell are equal for all values of its inputs, by satisfiability."""
+    (folder / "tables.v").write_text(TABLES, encoding="utf-8")
+    read = read_command(CARRIES, folder)
+    given = " ".join(f"-chparam {name} {value}" for name, value in parameters.items())
+    sums = read.replace("read_verilog", "read_verilog -nosynthesis")
+    script = PROOF.format(read=sums, read_chains=read, cell=cell, parameters=given)
+    log = find_yosys().run(script, folder, "proof.log").read_text(encoding="utf-8")
+    assert "SAT proof finished - no model found: SUCCESS!" in log
+
+
 @pytest.mark.parametrize("bits", [1, 2, 7, 8, 17])
 def test_chains_add_what_simulation_adds(bits: int, tmp_path: Path) -> None:
-    """All values of both operands, by satisfiability."""
-    (tmp_path / "tables.v").write_text(TABLES, encoding="utf-8")
-    read = read_command(CARRIES, tmp_path)
-    sums, chains = (read.replace("read_verilog", f"read_verilog {option}") for option in ("-nosynthesis", ""))
     for is_signed in (0, 1):
         for negative in (0, 1):
-            parameters = f"-chparam BITS {bits} -chparam SIGNED {is_signed} -chparam NEGATIVE {negative}"
-            script = PROOF.format(read=sums, read_chains=chains, parameters=parameters)
-            log = find_yosys().run(script, tmp_path, "proof.log").read_text(encoding="utf-8")
-            assert "SAT proof finished - no model found: SUCCESS!" in log
+            prove("carry_row", tmp_path, BITS=bits, SIGNED=is_signed, NEGATIVE=negative)
+
+
+@pytest.mark.parametrize(("bits", "term_bits"), [(1, 1), (20, 16), (19, 19), (21, 1)])
+def test_chains_accumulate_what_simulation_does(bits: int, term_bits: int, tmp_path: Path) -> None:
+    prove("carry_accumulate", tmp_path, BITS=bits, TERM_BITS=term_bits)
 
 
 @pytest.mark.parametrize(
