@@ -196,6 +196,12 @@ class WindowParams:
             (self.out_width, self.stride[1], self.padding[1], self.extent[1], self.width),
         )
 
+    def inside(self, axis: int) -> list[list[bool]]:
+        """Whether each tap of the kernel's rows (``axis`` 0) or columns (1) lies on the image, at each output row or column."""
+        count, stride, pads, _extent, size = self._axes[axis]
+        apart = self.dilation[axis]
+        return [[0 <= n * stride + tap * apart - pads[0] < size for n in range(count)] for tap in range(self.kernel[axis])]
+
     @property
     def unread_pixels(self) -> int:
         """Pixels at the end of a frame for which no output pixel waits."""
@@ -281,25 +287,23 @@ class _Pixels:
     """What the writer and the reader tell each other about pixels."""
 
     def __init__(self, p: WindowParams) -> None:
-        self.opened = Signal(name="pixel_opened")  # the writer begins a pixel
+        ring, most = p.rows * p.width + p.skipped_pixels, int(np.max(p.claims))
         self.stored = Signal(name="pixel_stored")  # the writer has ended a pixel, a cycle ago
-        self.released = Signal(range(int(np.max(p.releases)) + 1), name="pixels_released")
-        # Free places less one, and pixels that have come less those that the next pass needs: if below 0, who waits for them.
-        ring = p.rows * p.width
-        self.room = Signal(range(-1, ring + p.skipped_pixels), init=ring - 1, name="room")
-        most = int(np.max(p.claims))
-        self.spare = Signal(range(-most, ring + p.skipped_pixels + 1), init=-int(p.needed[0]), name="spare")
+        self.released_less_one = Signal(range(-1, int(np.max(p.releases))), init=-1, name="released_less_one")
+        # Free places less one, and pixels that have come less those that the next pass needs: below 0, somebody waits.
+        self.room = Signal(range(-1, ring), init=p.rows * p.width - 1, name="room")
+        self.spare = Signal(range(-most, ring + 1), init=-int(p.needed[0]), name="spare")
 
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """Where a step reads: image row and column, ring row, word in the row, and the column bank of the window's left edge."""
+    """Where a step reads: ring row, word in the row, column bank of the window's left edge; which rows and columns exist."""
 
-    row: Signal
     ring: Signal
-    col: Signal
     word: Signal
     phase: Signal
+    rows_inside: Sequence[Value]
+    cols_inside: Sequence[Value]
 
 
 _Banks = dict[tuple[int, int], Ram]
@@ -356,46 +360,43 @@ class Window(wiring.Component):
         """Store beats while there is a free pixel."""
         p = self.params
         banks_r, banks_c = p.parallel
-        beat = Signal(range(p.beats))
-        col = Signal(range(p.width))
-        col_bank = Signal(range(banks_c))
-        row_bank = Signal(range(banks_r))
-        group = Signal(range(row_words))  # word of this column's first beat
-        slot = Signal(range(p.rows // banks_r * row_words))  # word of this row's first column
+        slots = p.rows // banks_r
+        depth = slots * row_words
 
-        opens = Signal(init=1)
+        # A beat is taken. `room` need not count a pixel before the next one opens.
         accept = self.i.valid & self.i.ready
-        last_beat = beat == p.beats - 1
-        last_col = col == p.width - 1
-        m.d.comb += [
-            self.i.ready.eq(~opens | (~pixels.room[-1])),
-            pixels.opened.eq(accept & opens),
-        ]
-        m.d.sync += [
-            pixels.stored.eq(accept & last_beat),
-            pixels.room.eq(pixels.room + pixels.released - pixels.opened),
-        ]
-        with m.If(accept):
-            m.d.sync += [opens.eq(last_beat), beat.eq(Mux(last_beat, 0, beat + 1))]
-            with m.If(last_beat):
-                m.d.sync += [
-                    col.eq(Mux(last_col, 0, col + 1)),
-                    col_bank.eq(Mux(last_col, 0, add_mod(col_bank, 1, banks_c))),
-                ]
-                with m.If(last_col):
-                    m.d.sync += [group.eq(0), row_bank.eq(add_mod(row_bank, 1, banks_r))]
-                    with m.If(row_bank == banks_r - 1):
-                        m.d.sync += slot.eq(add_mod(slot, row_words, p.rows // banks_r * row_words))
-                with m.Elif(col_bank == banks_c - 1):
-                    m.d.sync += group.eq(group + p.beats)
+        _, last_beat = _counter(m, "beat", p.beats, accept)
+        opens = Signal(init=1)
+        opened: Value = accept
+        if p.beats > 1:
+            with m.If(accept):
+                m.d.sync += opens.eq(last_beat)
+            opened = delay(m, accept & opens, 1, "opened")
+        m.d.comb += self.i.ready.eq(~pixels.room[-1] | ~opens)
+        m.d.sync += pixels.room.eq(_add(pixels.room, pixels.released_less_one, ~opened))
 
-        address = Signal(range(p.rows // banks_r * row_words), reset_less=True)
-        word = Signal(p.lanes * p.bits, reset_less=True)
-        m.d.sync += [address.eq(slot + group + beat), word.eq(Cat(*self.i.payload))]
+        # In the next cycle it is written, and the address moves on: to the next word, or back, for the next bank.
+        write = delay(m, accept, 1, "write")
+        word = delay(m, Cat(*self.i.payload), 1, "write_word", reset_less=True)
+        m.d.sync += pixels.stored.eq(accept & last_beat)
+        _, last_col = _counter(m, "col", p.width, pixels.stored)
+        ends_row = pixels.stored & last_col
+        row_bank, last_row_bank = _counter(m, "row_bank", banks_r, ends_row)
+        _, last_slot = _counter(m, "slot", slots, ends_row & last_row_bank)
+        col_bank = Signal(range(banks_c))
+        with m.If(pixels.stored):
+            m.d.sync += col_bank.eq(Mux(last_col, 0, add_mod(col_bank, 1, banks_c)))
+        address = Signal(range(depth), name="write_address")
+        to_slot = Mux(last_row_bank, Mux(last_slot, 1 - depth, 1), 1 - row_words)
+        to_pixel = Mux(last_col, to_slot, Mux(col_bank == banks_c - 1, 1, 1 - p.beats))
+        with m.If(write):
+            m.d.sync += address.eq(address + _fit(Mux(pixels.stored, to_pixel, 1), len(address)))
         for (r, c), bank in banks.items():
-            write = Signal(name=f"write_{r}_{c}")
-            m.d.sync += write.eq(accept & (row_bank == r) & (col_bank == c))
-            m.d.comb += [bank.i_write_addr.eq(address), bank.i_write_data.eq(word), bank.i_write_en.eq(write)]
+            m.d.comb += [
+                bank.i_write_addr.eq(address),
+                bank.i_write_data.eq(word),
+                bank.i_write_en.eq(write & (row_bank == r) & (col_bank == c)),
+            ]
 
     # ------------------------------------------------------------------------------------------------------------ reader
 
@@ -403,7 +404,7 @@ class Window(wiring.Component):
         """Issue steps; returns where the sample of each step lies."""
         p = self.params
         banks_c = p.parallel[1]
-        serial_c = p.kernel[1] // banks_c
+        serial_r, serial_c = p.kernel[0] // p.parallel[0], p.kernel[1] // banks_c
         top, left = p.padding[0][0], p.padding[1][0]
 
         # The pass that starts next, and what it ends if it is the last of it.
@@ -415,140 +416,112 @@ class Window(wiring.Component):
         ends_row = _all(ends_pixel, last_col)
         next_row, last_row = _counter(m, "out_row", p.out_height, start & ends_row)
 
-        # The pass that runs: the same one cycle after its start, until the next one starts.
+        # The pass that runs, step by step.
         run = Signal()
-        opens_pass = Signal(init=1)
-        opens_pixel = Signal(init=1)
-        tap_col = Signal(range(serial_c))
-        beat = Signal(range(p.pass_beats))
-        last_beat = beat == p.pass_beats - 1
-        last_tap_col = last_beat & (tap_col == serial_c - 1)
-        _, last_step = _counter(m, "step", p.steps, run)
-        last_of_share = _all(last_step, _held(m, "ends_share", last_pass, start))
-        last_of_pixel = _all(last_step, _held(m, "ends_pixel", ends_pixel, start))
-        last_of_row = _all(last_step, _held(m, "ends_row", ends_row, start))
-        last_of_frame = _all(last_step, _held(m, "ends_frame", _all(ends_row, last_row), start))
+        _, last_beat = _counter(m, "step_beat", p.pass_beats, run)
+        tap_col, last_tap_col = _counter(m, "tap_col", serial_c, run & last_beat)
+        ends_line = _all(last_beat, last_tap_col)
+        tap_row, last_tap_row = _counter(m, "tap_row", serial_r, run & ends_line)
+        last_step = _all(ends_line, last_tap_row)
+        free = ~run | last_step
+
+        def of_pass(name: str, value: Value) -> Value:
+            """A property of the next pass, while that one runs."""
+            if isinstance(value, Const):
+                return value
+            held = Signal.like(value, name=name, reset_less=True)
+            with m.If(free):
+                m.d.sync += held.eq(value)
+            return held
+
+        last_of_share = _all(last_step, of_pass("ends_share", last_pass))
+        last_of_pixel = _all(last_step, of_pass("ends_pixel", ends_pixel))
+        last_of_row = _all(last_step, of_pass("ends_row", ends_row))
+        last_of_frame = _all(last_step, of_pass("ends_frame", _all(ends_row, last_row)))
 
         # Start of passes. `spare` and `i_grant` are registers that already count the start before.
-        m.d.comb += start.eq((~run | last_step) & self.i_grant & ~pixels.spare[-1])
+        m.d.comb += start.eq(free & self.i_grant & ~pixels.spare[-1])
         m.d.sync += run.eq(start | (run & ~last_step))
 
         # What the pass after the next one claims: nothing but for the first of a pixel. Where a pass has more than one step,
         # there is time to look it up.
         shape = p.out_height, p.out_width
         claims = np.roll(p.claims, -1).reshape(shape)
-        claim: Value = Mux(ends_pixel, _raster_table(m, "claim", (next_row, next_col), last_col, claims, p.out_width - 1), 0)
-        claims_now: Value = start
+        claim = _raster_table(m, "claim", (next_row, next_col), last_col, -claims, p.out_width - 1, idle=0)
+        claim = Mux(start & ends_pixel, claim, 0)
         if p.steps > 1:
-            claim = delay(m, claim, 1, "claim", reset_less=True)
-            claims_now = delay(m, start, 1, "started")
-        with m.If(claims_now):
-            m.d.sync += pixels.spare.eq(pixels.spare - claim + pixels.stored)
-        with m.Else():
-            m.d.sync += pixels.spare.eq(pixels.spare + pixels.stored)
+            claim = delay(m, claim, 1, "claim")
+        m.d.sync += pixels.spare.eq(_add(pixels.spare, claim, pixels.stored))
 
         # While the last pass of an output pixel runs, the counters stand at the next one.
         releases = np.roll(p.releases, 1).reshape(shape)
-        release = _raster_table(m, "release", (next_row, next_col), next_col == 0, releases, 0)
-        m.d.sync += pixels.released.eq(Mux(run & last_of_pixel, release, 0))
+        release = _raster_table(m, "release", (next_row, next_col), next_col == 0, releases - 1, 0, idle=-1)
+        m.d.sync += pixels.released_less_one.eq(Mux(run & last_of_pixel, release, -1))
 
-        # Position of the window: ring row and word of its first tap, and where the tap being fetched lies.
-        c_range = range(min(-left, 0), p.out_width * p.stride[1] + p.extent[1] + 1)
-        r_range = range(min(-top, 0), p.out_height * p.stride[0] + p.extent[0] + 1)
-        words = (row_words - 1).bit_length() + 1
-        first_word = (-left // banks_c) * p.beats
-        base_row = Signal(Shape.cast(r_range), init=-top)
+        # Which taps of the kernel lie on the image: those that are read at once, or the one at hand.
+        rows_inside, cols_inside = (
+            [of_pass(f"{name}_inside_{n}", _flag(m, f"{name}_has_{n}", place, taps)) for n, taps in enumerate(p.inside(axis))]
+            for axis, (name, place) in enumerate([("row", next_row), ("col", next_col)])
+        )
+        if serial_r > 1:
+            rows_inside = _at(rows_inside, tap_row)
+        if serial_c > 1:
+            cols_inside = _at(cols_inside, tap_col)
+
+        # Ring row of the window, and of the tap being fetched.
         base_ring = Signal(range(p.rows), init=-top % p.rows)
-        base_col = Signal(Shape.cast(c_range), init=-left)
-        base_phase = Signal(range(banks_c), init=-left % banks_c)
-        base_word = Signal(words, init=first_word % (1 << words))
-        row = Signal.like(base_row)
         ring = Signal.like(base_ring)
-        col = Signal.like(base_col)
-        word = Signal.like(base_word)
+        next_base_ring = Mux(
+            last_of_frame,
+            add_mod(base_ring, p.height - (p.out_height - 1) * p.stride[0], p.rows),
+            Mux(last_of_row, add_mod(base_ring, p.stride[0], p.rows), base_ring),
+        )
+        with m.If(run & last_step):
+            m.d.sync += [base_ring.eq(next_base_ring), ring.eq(next_base_ring)]
+        with m.Elif(run & ends_line):
+            m.d.sync += ring.eq(add_mod(ring, p.dilation[0], p.rows))
 
-        next_base_row, next_base_ring = Signal.like(base_row), Signal.like(base_ring)
-        next_base_col, next_base_word = Signal.like(base_col), Signal.like(base_word)
-        next_base_phase = Signal.like(base_phase)
-        frame_step = p.height - (p.out_height - 1) * p.stride[0]
-        m.d.comb += [
-            next_base_row.eq(base_row),
-            next_base_ring.eq(base_ring),
-            next_base_col.eq(base_col),
-            next_base_word.eq(base_word),
-            next_base_phase.eq(base_phase),
-        ]
-        with m.If(last_of_frame):
-            m.d.comb += [next_base_row.eq(-top), next_base_ring.eq(add_mod(base_ring, frame_step, p.rows))]
-        with m.Elif(last_of_row):
-            m.d.comb += [
-                next_base_row.eq(base_row + p.stride[0]),
-                next_base_ring.eq(add_mod(base_ring, p.stride[0], p.rows)),
-            ]
-        odd_cols = p.stride[1] % banks_c
-        carry_phase = base_phase >= banks_c - odd_cols if odd_cols else Const(0)
-        groups = p.stride[1] // banks_c
-        pixel_words = Mux(carry_phase, (groups + 1) * p.beats, groups * p.beats)
-        passed_words = p.beats - p.pass_beats  # words by which the passes of a pixel have moved on
-        with m.If(last_of_row):
-            m.d.comb += [
-                next_base_col.eq(-left),
-                next_base_word.eq(first_word),
-                next_base_phase.eq(-left % banks_c),
-            ]
-        with m.Elif(last_of_pixel):
-            m.d.comb += [
-                next_base_col.eq(base_col + p.stride[1]),
-                next_base_word.eq(base_word + pixel_words - passed_words),
-                next_base_phase.eq(add_mod(base_phase, p.stride[1], banks_c)),
-            ]
-        if p.shares > 1:
-            with m.Elif(last_of_share):
-                m.d.comb += next_base_word.eq(base_word + p.pass_beats)
+        # Column bank of the window's left edge, and the word of the tap being fetched. It moves by constants, and back.
+        def word_of(column: int) -> int:
+            return column // banks_c * p.beats
 
+        phase = Signal(range(banks_c), init=-left % banks_c)
+        with m.If(run & last_of_row):
+            m.d.sync += phase.eq(-left % banks_c)
+        with m.Elif(run & last_of_pixel):
+            m.d.sync += phase.eq(add_mod(phase, p.stride[1], banks_c))
+        carry = phase >= banks_c - p.stride[1] % banks_c if p.stride[1] % banks_c else Const(0)
+        last_place = (p.out_width - 1) * p.stride[1] - left
+        to_start = -(serial_c - 1) * p.dilation[1] * p.beats - (p.pass_beats - 1)  # of the kernel's row
+        to_share = to_start + p.pass_beats
+        to_pixel = to_share - p.beats + word_of(p.stride[1])
+        to_row = to_share - p.beats + word_of(-left) - word_of(last_place)
+        move: Value = Mux(last_beat, p.dilation[1] * p.beats - (p.pass_beats - 1), 1)
+        for flag, words in (
+            (ends_line, Const(to_start)),
+            (last_of_share, Const(to_share if p.shares > 1 else to_start)),
+            (last_of_pixel, Mux(carry, to_pixel + p.beats, to_pixel)),
+            (last_of_row, Const(to_row)),
+        ):
+            move = Mux(flag, words, move)
+        bits = (row_words - 1).bit_length()
+        word = Signal(bits, init=word_of(-left) % (1 << bits))
+        with m.If(run):
+            m.d.sync += word.eq(word + _fit(move, len(word)))
+
+        opens_pass, opens_pixel = Signal(init=1), Signal(init=1)
         with m.If(run):
             m.d.sync += [opens_pass.eq(last_step), opens_pixel.eq(last_of_pixel)]
-            m.d.sync += beat.eq(Mux(last_beat, 0, beat + 1))
-            with m.If(last_step):
-                m.d.sync += [
-                    tap_col.eq(0),
-                    base_row.eq(next_base_row),
-                    base_ring.eq(next_base_ring),
-                    base_col.eq(next_base_col),
-                    base_word.eq(next_base_word),
-                    base_phase.eq(next_base_phase),
-                    row.eq(next_base_row),
-                    ring.eq(next_base_ring),
-                    col.eq(next_base_col),
-                    word.eq(next_base_word),
-                ]
-            with m.Elif(last_tap_col):
-                m.d.sync += [
-                    tap_col.eq(0),
-                    row.eq(row + p.dilation[0]),
-                    ring.eq(add_mod(ring, p.dilation[0], p.rows)),
-                    col.eq(base_col),
-                    word.eq(base_word),
-                ]
-            with m.Elif(last_beat):
-                m.d.sync += [
-                    tap_col.eq(tap_col + 1),
-                    col.eq(col + p.dilation[1]),
-                    word.eq(word + p.dilation[1] * p.beats - (p.pass_beats - 1)),
-                ]
-            with m.Else():
-                m.d.sync += word.eq(word + 1)
-
         m.d.comb += [
             self.o_step.valid.eq(run),
             self.o_step.first.eq(opens_pass),
             self.o_step.last.eq(last_step),
             self.o_step.pixel.eq(opens_pixel),
         ]
-        return _Position(row, ring, col, word, base_phase)
+        return _Position(ring, word, phase, rows_inside, cols_inside)
 
     def _fetch(self, m: Module, banks: _Banks, row_words: int, at: _Position) -> None:
-        """The pipeline from a position to samples: slot and masks, address, memory (2), rotations, mask."""
+        """The pipeline from a position to samples: slot, address, memory (2), rotations, mask."""
         p = self.params
         banks_r, banks_c = p.parallel
         slots = p.rows // banks_r
@@ -557,7 +530,7 @@ class Window(wiring.Component):
         def slot_of(ring_row: int) -> int:
             return ring_row // banks_r % slots * row_words
 
-        # Cycle 1: look up where each bank's row and column start, and which taps lie on the image.
+        # Cycle 1: look up where each bank's row and column start.
         row_phase = _table(m, "row_phase", at.ring, [n % banks_r for n in range(p.rows)])
         here = _table(m, "slot_here", at.ring, [slot_of(n) for n in range(p.rows)])
         after = _table(m, "slot_after", at.ring, [slot_of(n + banks_r) for n in range(p.rows)])
@@ -571,9 +544,6 @@ class Window(wiring.Component):
             column = Signal(len(at.word), name=f"column_{c}", reset_less=True)
             m.d.sync += column.eq(Mux(at.phase > c, at.word + p.beats, at.word))
             column_words.append(column)
-        rows_inside = [_inside(at.row + u, p.height) for u in range(banks_r)]
-        cols_inside = [_inside(at.col + v, p.width) for v in range(banks_c)]
-        inside = delay(m, Cat(*rows_inside, *cols_inside), p.latency - 1, "inside", reset_less=True)
         row_turn = delay(m, row_phase, 4, "row_turn", reset_less=True)
         col_turn = delay(m, at.phase, 4 + (banks_r > 1), "col_turn", reset_less=True)
 
@@ -592,6 +562,13 @@ class Window(wiring.Component):
             taps = [list(line) for line in zip(*_turn(m, columns, col_turn, "turned_col"), strict=True)]
 
         # Last cycle: padding.
+        rows_inside, cols_inside = (
+            [
+                value if isinstance(value, Const) else delay(m, value, p.latency - 1, f"{name}_here_{n}", reset_less=True)
+                for n, value in enumerate(values)
+            ]
+            for name, values in (("row", at.rows_inside), ("col", at.cols_inside))
+        )
         shape = Shape(p.bits, p.signed)
         padding = Const(p.pad_raw & ((1 << p.bits) - 1), p.bits)
         for u in range(banks_r):
@@ -600,7 +577,7 @@ class Window(wiring.Component):
                     n = (u * banks_c + v) * p.lanes + lane
                     sample = Signal(shape, name=f"sample_{n}", reset_less=True)
                     stored = taps[u][v][lane * p.bits : (lane + 1) * p.bits]
-                    m.d.sync += sample.eq(Mux(inside[u] & inside[banks_r + v], stored, padding))
+                    m.d.sync += sample.eq(Mux(_all(rows_inside[u], cols_inside[v]), stored, padding))
                     m.d.comb += self.o_taps[n].eq(sample)
 
 
@@ -616,23 +593,25 @@ def _counter(m: Module, name: str, size: int, step: Value) -> tuple[Value, Value
 
 
 def _all(*flags: Value) -> Value:
-    """The conjunction, where constants among them are 1."""
-    return reduce(and_, [flag for flag in flags if not isinstance(flag, Const)] or [Const(1)])
+    """The conjunction; what is always 1 leaves no trace."""
+    return reduce(and_, [flag for flag in flags if not (isinstance(flag, Const) and flag.value)] or [Const(1)])
 
 
-def _held(m: Module, name: str, flag: Value, take: Value) -> Value:
-    """``flag`` as it was at the last ``take``."""
-    if isinstance(flag, Const):
-        return flag
-    held = Signal(name=name, reset_less=True)
-    with m.If(take):
-        m.d.sync += held.eq(flag)
-    return held
+def _add(value: Value, step: Value, carry: Value) -> Value:
+    """``value + step + carry`` of signed numbers, on one carry chain."""
+    return (Cat(Const(1, 1), value).as_signed() + Cat(carry, step).as_signed()) >> 1
 
 
-def _inside(position: Value, size: int) -> Value:
-    """Whether a row or column lies on the image."""
-    return (position >= 0) & (position < size) if position.shape().signed else position < size
+def _fit(step: Value, bits: int) -> Value:
+    """A step of either sign, for a position that is right modulo ``2**bits``."""
+    return step[:bits] if len(step) >= bits else step
+
+
+def _at(values: Sequence[Value], place: Value) -> list[Value]:
+    """The value at ``place``."""
+    if all(isinstance(value, Const) for value in values):
+        return [Const(1)]
+    return [Array(values)[place]]
 
 
 def _turn(m: Module, lines: list[list[Value]], phase: Value, name: str) -> list[list[Value]]:
@@ -650,23 +629,29 @@ def _turn(m: Module, lines: list[list[Value]], phase: Value, name: str) -> list[
 
 
 def _raster_table(
-    m: Module, name: str, place: tuple[Value, Value], apart: Value, entries: NDArray[np.int64], column: int
+    m: Module, name: str, place: tuple[Value, Value], apart: Value, entries: NDArray[np.int64], column: int, idle: int
 ) -> Value:
-    """``entries[row, col]`` at ``place``; but for ``column``, where ``apart`` is 1, every row that is not zero is the same."""
+    """``entries[row, col]`` at ``place``; but for ``column``, where ``apart`` is 1, every row is ``idle`` or as all others."""
     row, col = place
     rest = np.delete(entries, column, axis=1)
+    moves = (rest != idle).any(axis=1)
     alone = _table(m, f"{name}_apart", row, entries[:, column].tolist())
-    if not rest.any():
-        return Mux(apart, alone, 0)
-    others = rest[np.flatnonzero(rest.any(axis=1))[0]]
-    inner = _table(m, f"{name}_inner", col, np.insert(others, column, np.bincount(others).argmax()).tolist())
-    like = _table(m, f"{name}_row", row, rest.any(axis=1).astype(int).tolist())
-    return Mux(apart, alone, Mux(like[0], inner, 0))
+    if not moves.any():
+        return Mux(apart, alone, idle)
+    others = rest[np.argmax(moves)]
+    values, counts = np.unique(others, return_counts=True)
+    inner = _table(m, f"{name}_inner", col, np.insert(others, column, values[np.argmax(counts)]).tolist())
+    return Mux(apart, alone, Mux(_flag(m, f"{name}_moves", row, moves.tolist()), inner, idle))
+
+
+def _flag(m: Module, name: str, index: Value, entries: Sequence[bool]) -> Value:
+    """``entries[index]`` as logic, or as a constant."""
+    return Const(int(entries[0])) if len(set(entries)) == 1 else _table(m, name, index, entries)
 
 
 def _table(m: Module, name: str, index: Value, entries: Sequence[int]) -> Signal:
     """``entries[index]`` as logic, with the commonest entry as the default."""
-    entry = Signal(range(max(entries) + 1), name=name)
+    entry = Signal(range(min(*entries, 0), max(*entries, 0) + 1), name=name)
     common = max(set(entries), key=lambda value: (list(entries).count(value), -value))
     with m.Switch(index):
         for value in sorted(set(entries) - {common}):
