@@ -187,8 +187,8 @@ def run_cocotb(
 def build_program(simulator: Simulator, sources: Sequence[Path], top: str, cwd: Path, log: str = "program.log") -> Path:
     """Compile Verilog with Verilator and a C++ ``main`` among the sources into a program, and return it.
 
-    The class of the module ``top`` is called ``Vdut``. Made for speed: unknown bits are what is cheapest, nothing is traced, and
-    no signal but the ports can be seen. An unchanged design is not built again.
+    The class of the module ``top`` is called ``Vdut``. Made for speed: unknown bits are what is cheapest, nothing is
+    traced, and no signal but the ports can be seen. An unchanged design is not built again.
 
     Raises:
         ToolError: the simulator is not Verilator, or the design does not build.
