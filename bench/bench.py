@@ -113,7 +113,7 @@ def compile_case(case: Case, sources: str) -> Result:
 
 
 def simulate_case(case: Case, compiled: Result) -> Result:
-    found = convfold("simulate", str(BUILDS / case.name), "--frames", str(case.frames))
+    found = convfold("simulate", str(BUILDS / case.name), "--frames", str(case.frames), "--fast")
     if not found["passed"]:
         raise SystemExit(f"{case.name}: simulation failed: {found['tests']}")
     cycles = {

@@ -106,9 +106,9 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
 ![Inferences a second and single-stream latency, measured and published](bench.png)
 
 *Measured* is ours: cycles of the simulated Verilog, every output beat equal to the golden model's, over the clock that nextpnr
-reports after routing (ECP5 in its slowest speed grade, 6). Inferences/s are frames back to back; latency is a frame alone, from its first
-beat in to its last beat out. *Multipliers busy* is the share of all multipliers' cycles, of all layers, in which they are fed, frames
-back to back. In brackets: the estimate that `convfold compile` prints. *Published* is quoted.
+reports after routing (ECP5 in its slowest speed grade, 6). Inferences/s are frames back to back; latency is a frame alone, from
+its first beat in to its last beat out. *Multipliers busy* is the share of cycles in which a multiplier is fed, over all
+multipliers of all layers, frames back to back. In brackets: the estimate that `convfold compile` prints. *Published* is quoted.
 
     make bench BENCH_ARGS="--route --publish"      # this page; hours, so rather case by case:
     python bench/bench.py --only resnet8 --route --seeds 4

@@ -196,6 +196,24 @@ class Gauge:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitRow:
+    """What a layer did: a bar of parts, and the share of each kind in words."""
+
+    name: str
+    segments: tuple[Segment, ...]
+    shares: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Where the pipeline waits: ``kinds`` are colour and name of each kind of cycle."""
+
+    summary: str
+    kinds: tuple[tuple[str, str], ...]
+    rows: tuple[WaitRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Simulation:
     """What the simulator found."""
 
@@ -204,6 +222,7 @@ class Simulation:
     profiles: Table
     timing: Table
     failures: Table | None
+    waits: Waits | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -921,7 +940,41 @@ def _simulation(build: Record, simulation: Record) -> Simulation:
         profiles=Table("By stall profile", _PROFILE_COLUMNS, rows, bad=wrong),
         timing=Table("Cycles without stalls", ("", "Planned", "Measured", ""), measured, bad=differing),
         failures=Table("Failed tests", ("", ""), failed, words=True) if failed else None,
+        waits=_waits(build, simulation.records("layers")) if simulation.has("layers") else None,
     )
+
+
+_WAITS = {
+    "busy": "busy",
+    "input": "waits for input",
+    "room": "waits for room at its output",
+    "idle": "idle between frames",
+}
+
+
+def _waits(build: Record, layers: Sequence[Record]) -> Waits | None:
+    """The bars of all layers; none if a layer ended too few frames to tell."""
+    rows = []
+    fed = 0.0
+    multipliers = {layer.text("name"): layer.count("multipliers") for layer in build.records("layers")}
+    for layer in layers:
+        cycles = {kind: layer.count(kind) for kind in _WAITS}
+        every = sum(cycles.values())
+        if not every:
+            return None
+        name = layer.text("name")
+        fed += multipliers.get(name, 0) * cycles["busy"] / every
+        told = [(label, cycles[kind], kind, _percent(cycles[kind] / every)) for kind, label in _WAITS.items()]
+        shares = tuple(_percent(count / every) if count else "–" for count in cycles.values())
+        rows.append(WaitRow(name, _segments(told, every), shares))
+    if not rows:
+        return None
+    every = sum(multipliers.values())
+    frames = max(layer.count("frames") for layer in layers)
+    summary = f"Frames back to back, without stalls, over the last {_plural(frames, 'frame')} of each layer."
+    if every:
+        summary += f" All {_plural(every, 'multiplier')} together are fed in {_percent(fed / every, 1)} of the cycles."
+    return Waits(summary, tuple(_WAITS.items()), tuple(rows))
 
 
 _PROFILE_COLUMNS = ("Stalls", "Frames", "Beats", "Mismatches", "Cycles", "Seconds")

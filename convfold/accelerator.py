@@ -20,6 +20,7 @@ from convfold.compiler.errors import CompileError, InternalError
 from convfold.compiler.graph import Graph, Softmax
 from convfold.compiler.graph_file import load_graph
 from convfold.compiler.numbers import Format, IntArray, RealArray
+from convfold.compiler.tools.simulators import find_simulator
 from convfold.compiler.verify import INTEGER, verify
 from convfold.sim import golden
 from convfold.sim.cosimulate import cosimulate
@@ -112,7 +113,7 @@ class Accelerator:
                     raise CompileError(str(self.folder), f"has no {name}", "run convfold compile again")
                 shutil.copy(self.folder / name, scratch)
             Path(scratch, "vectors.npz").write_bytes(npz_bytes(vectors(self.graph, frames, outputs)))
-            run = cosimulate(Path(scratch))
+            run = cosimulate(Path(scratch), fast=find_simulator().name == "verilator")
             if not run.passed:
                 raise RuntimeError(f"the simulated Verilog and the golden model differ: {run.summary()}")
 

@@ -447,16 +447,21 @@ def _print_compressed(found: Mapping[str, Any]) -> None:
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of the stalls.")
 @click.option("--waves", is_flag=True, help="Keep a waveform.")
 @click.option("--simulator", type=click.Choice(["verilator", "icarus"]), help="[default: verilator, else icarus]")
+@click.option("--fast", is_flag=True, help="Compiled C++ moves the beats instead of cocotb: the same tests, for large nets.")
 @json_option
 @_reports_errors
-def simulate(build: Path, frames: int | None, seed: int, waves: bool, simulator: str | None, as_json: bool) -> int:
+def simulate(
+    build: Path, frames: int | None, seed: int, waves: bool, simulator: str | None, fast: bool, as_json: bool
+) -> int:
     """Run the Verilog of BUILD against the golden model: real images, stall profiles, every beat compared."""
     from convfold.sim.cosimulate import cosimulate
 
+    if fast and (waves or simulator == "icarus"):
+        raise CompileError("options", "--fast is for Verilator, and keeps no waves", "leave --fast out")
     manifest = _read_build(build)
     with _steps(as_json) as progress:
         progress("build and simulate")
-        found = cosimulate(build, frames=frames, seed=seed, waves=waves, simulator=simulator)
+        found = cosimulate(build, frames=frames, seed=seed, waves=waves, simulator=simulator, fast=fast)
     _update_build(build, simulation=found.record)
     if as_json:
         click.echo(json.dumps(found.record))

@@ -11,7 +11,7 @@ from convfold.compiler.errors import CompileError
 from convfold.compiler.tools.simulators import BenchRun, find_simulator, run_cocotb
 
 from .bench import RESULTS
-from .driver import drive
+from .driver import drive, write_changed
 from .monitor import monitor_name, monitor_verilog
 
 __all__ = ["Cosimulation", "cosimulate"]
@@ -62,7 +62,7 @@ def cosimulate(
     work = folder / "sim_build"
     work.mkdir(exist_ok=True)
     monitor, results = work / "monitor.v", work / "seen.jsonl"
-    monitor.write_text(monitor_verilog(manifest), encoding="utf-8")
+    write_changed(monitor, monitor_verilog(manifest))
     results.write_text("", encoding="utf-8")
     sources = [folder / "accelerator.v", monitor]
     chosen = find_simulator("verilator" if fast else simulator)

@@ -24,7 +24,7 @@ from convfold.compiler.tools.simulators import BenchResult, Simulator, build_pro
 from .checks import TESTS, Beats, Checks, Output, Runs, Transfer
 from .monitor import count_bits, monitor_name, port_edge, read_counts
 
-__all__ = ["drive"]
+__all__ = ["drive", "write_changed"]
 
 LOG = "drive.log"
 
@@ -52,7 +52,7 @@ def drive(
     """
     manifest = Checks(folder, 1, seed).manifest
     program = folder / "sim_build" / "driver.cpp"
-    program.write_text(driver_source(manifest), encoding="utf-8")
+    write_changed(program, driver_source(manifest))
     log = folder / LOG
     executable = build_program(simulator, [*sources, program], monitor_name(manifest), folder, log=LOG)
     results: list[BenchResult] = []
@@ -129,6 +129,12 @@ class _Driver(Checks):
         dtype = np.dtype(kind)
         found: list[Any] = np.frombuffer(self._receive(count * dtype.itemsize), dtype).tolist()
         return found
+
+
+def write_changed(path: Path, text: str) -> None:
+    """Write a file, unless it is as it should be: Verilator builds anew what is newer."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
 
 
 def _packed(runs: Runs) -> bytes:

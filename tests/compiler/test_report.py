@@ -34,6 +34,10 @@ def port(name: str, port_name: str, shape: list[int]) -> Manifest:
     return {"name": name, "port": port_name, "shape": shape, "lanes": 2, **form()}
 
 
+def waits(name: str, busy: int, inputs: int, room: int, idle: int) -> Manifest:
+    return {"name": name, "frames": 4, "busy": busy, "input": inputs, "room": room, "idle": idle}
+
+
 def node(name: str, op: str, source: str, macs: int = 0) -> Manifest:
     return {"name": name, "op": op, "source": source, "out_shape": [8, 8, 4], "macs": macs}
 
@@ -137,6 +141,7 @@ def full() -> Manifest:
             "latency_cycles": 4321,
             "interval_cycles": 1600,
             "seed": 3,
+            "layers": [waits("norm", 6400, 0, 0, 0), waits("pool", 400, 4000, 800, 1200)],
             "tests": {"no_stalls": "passed"},
             "passed": True,
         },
@@ -313,7 +318,7 @@ UNREAD = {"network[0].out_shape", "synthesis.seeds[].seconds", "synthesis.seeds[
 OPTIONAL = {"accuracy", "simulation", "synthesis", "synthesis.wrapper", "synthesis.bitstream", "command", "explanations"}
 OPTIONAL |= {"accuracy.float"}
 OPTIONAL |= {"decisions[].error", "synthesis.seeds[].fmax_mhz", "synthesis.critical_path[].kind"}
-OPTIONAL |= {f"simulation.{key}" for key in ("latency_cycles", "interval_cycles", "seed", "tests")}
+OPTIONAL |= {f"simulation.{key}" for key in ("latency_cycles", "interval_cycles", "seed", "tests", "layers")}
 GROUPS = {"layers[].kernel", "layers[].rows", "layers[].ring_rows", "layers[].queue_words", "layers[].low", "layers[].high"}
 FREE = re.compile(r"(versions|simulation\.tests|synthesis\.(clocks|wrapper))\.\w+")
 
@@ -442,6 +447,28 @@ def test_simulation_that_stopped_early_says_where() -> None:
     assert found.failures.rows == (("both", "beat 7: 3, not 4"),)
     assert verdicts(manifest)["Simulation"] == ("failed", "", "bad")
     assert "Failed tests both beat 7: 3, not 4" in page(manifest)
+
+
+def test_where_the_pipeline_waits() -> None:
+    """Bars as long as the shares; all multipliers together; none of it where a layer ended too few frames to tell."""
+    manifest = full()
+    found = read_report(manifest).simulation
+    assert found is not None and found.waits is not None
+    first, second = found.waits.rows
+    assert (first.name, first.shares) == ("norm", ("100 %", "–", "–", "–"))
+    assert (second.name, second.shares) == ("pool", ("6.2 %", "62 %", "12 %", "19 %"))
+    assert [(part.colour, part.x) for part in second.segments] == [
+        ("busy", 0.0),
+        ("input", 62.5),
+        ("room", 687.5),
+        ("idle", 812.5),
+    ]
+    assert second.segments[1].title == "waits for input: 62 %"
+    assert "fed in 100.0 % of the cycles." in found.waits.summary
+    manifest["simulation"]["layers"][0] |= {"busy": 3200, "room": 3200}
+    assert "fed in 50.0 % of the cycles." in page(manifest)
+    manifest["simulation"]["layers"][1] = waits("pool", 0, 0, 0, 0)
+    assert "Where the pipeline waits" not in page(manifest)
 
 
 def test_commands_repeat_the_results() -> None:

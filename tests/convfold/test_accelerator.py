@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 import convfold
-from convfold import Accelerator, CompileError
+from convfold import Accelerator, CompileError, accelerator
 from convfold.compiler.emit import npz_bytes
 from convfold.compiler.tools.simulators import find_simulator
 from convfold.sim import cosimulate as cosimulation
@@ -269,6 +269,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The simulator of small networks."""
     simulator = find_simulator(small_simulator())
     monkeypatch.setattr(cosimulation, "find_simulator", lambda name: simulator)
+    monkeypatch.setattr(accelerator, "find_simulator", lambda: simulator)
 
 
 @pytest.mark.usefixtures("quick")

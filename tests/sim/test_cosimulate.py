@@ -28,7 +28,7 @@ from convfold.compiler.targets import get_target
 from convfold.compiler.tools.errors import ToolError
 from convfold.hdl.conv import ConvParams
 from convfold.hdl.lanes import LaneAdapterParams
-from convfold.sim.cosimulate import cosimulate
+from convfold.sim.cosimulate import Cosimulation, cosimulate
 from tests.networks import Network, compile_network, random_case, small_simulator
 
 SEEDS = (11, 16, 27, 39, 49, 61, 103, 104, 116)
@@ -47,6 +47,21 @@ def assert_equal_to_golden(compiled: Compiled, build: Path) -> None:
     assert run.record["latency_cycles"] == compiled.plan.latency_cycles
     assert run.record["interval_cycles"] == compiled.plan.interval_cycles
     assert run.summary() == "6 tests passed"
+    assert_layers_are_counted(compiled, run)
+
+
+def assert_layers_are_counted(compiled: Compiled, run: Cosimulation) -> None:
+    """One frame, then six: of these the last four count. Each layer works exactly as long as its steps; the rest it waits."""
+    promised = {stage.node.name: stage for stage in compiled.plan.stages}
+    layers = run.record["layers"]
+    assert [layer["name"] for layer in layers] == list(promised)
+    for layer in layers:
+        window = promised[layer["name"]].window
+        assert layer["frames"] == 4
+        assert layer["steps"] * 4 == layer["busy"] * 7
+        assert layer["steps"] <= layer["span"]
+        if window is not None:
+            assert layer["busy"] == 4 * window.out_height * window.out_width * window.ii
 
 
 @pytest.mark.parametrize("seed", [*SEEDS, *SOAK])
