@@ -99,8 +99,8 @@ def pretrained(name: str) -> Network:
     return write
 
 
-def on(target: str, fps: int | None = None, *more: str) -> tuple[str, ...]:
-    return ("--target", target, *(() if fps is None else ("--fps", str(fps))), *more)
+def on(target: str, fps: int, *more: str) -> tuple[str, ...]:
+    return ("--target", target, "--fps", str(fps), *more)
 
 
 TINY = "MLPerf Tiny, closed division"
@@ -147,10 +147,10 @@ GROUPS = (
         (
             Case("digits-25k", "ecp5-25k, 20,000 frames/s", digits, on("ecp5-25k", 20_000), 4),
             Case("digits-25k-unfolded", "ecp5-25k, the same unfolded", digits, on("ecp5-25k", 20_000, "--fold", "off"), 4),
-            Case("digits-25k-smallest", "ecp5-25k, smallest", digits, on("ecp5-25k"), 4),
+            Case("digits-25k-smallest", "ecp5-25k, smallest", digits, on("ecp5-25k", 1), 4),
             Case("digits-85k", "ecp5-85k, 100,000 frames/s", digits, on("ecp5-85k", 100_000), 4),
-            Case("digits-up5k", "ice40-up5k, smallest", digits, on("ice40-up5k"), 4),
-            Case("digits-hx8k", "ice40-hx8k, smallest", digits, on("ice40-hx8k"), 4),
+            Case("digits-up5k", "ice40-up5k, smallest", digits, on("ice40-up5k", 1), 4),
+            Case("digits-hx8k", "ice40-hx8k, smallest", digits, on("ice40-hx8k", 1), 4),
         ),
         plotted=False,
     ),

@@ -48,7 +48,7 @@ def compile_model(path: Path, seed: int) -> convfold.Compiled:
     rng = np.random.default_rng(seed)
     target = TARGETS[int(rng.integers(len(TARGETS)))]
     fps = float(10 ** rng.uniform(2, 6))
-    for chip, rate in ((target, fps), (target, None), ("generic", None)):
+    for chip, rate in ((target, fps), (target, 1.0), ("generic", None)):
         try:
             return convfold.compile(path, target=chip, fps=rate)
         except CompileError:

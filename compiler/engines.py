@@ -47,10 +47,10 @@ from .graph import (
     SpaceToDepth,
     Upsample,
 )
-from .narrow import AddForm, AverageForm, Form, add_form, average_form, conv_form, multiply_form
+from .narrow import Form, add_form, average_form, conv_form, multiply_form
 from .numbers import Format, IntArray, Range, accumulator_range
 
-__all__ = ["WIRES", "Choice", "EngineParams", "Stage", "block_products", "choices", "hardware_forms", "make_stage"]
+__all__ = ["WIRES", "Choice", "EngineParams", "Fixed", "Stage", "block_products", "choices", "fixed_parts", "make_stage"]
 
 WIRES = (Reshape, Flatten)
 """Layers that are nothing but another way to count the same samples."""
@@ -59,7 +59,6 @@ WindowEngine = ConvParams | DepthwiseParams | DenseParams | MaxPoolParams
 StreamEngine = AddParams | ProductParams | LookupParams | ConcatParams | ArgMaxParams | ReorderParams | CropParams | PadParams
 EngineParams = WindowEngine | StreamEngine
 AnyMac = TypeVar("AnyMac", ConvParams, DepthwiseParams)
-Forms = Mapping[str, Form | AddForm | AverageForm]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +126,50 @@ def block_products(graph: Graph, node: Node, family: str) -> int:
     return SbMac16Params(source.bits, source.signed, node.weight_bits).products
 
 
-def hardware_forms(graph: Graph) -> Forms:
-    """The requantizers of a graph's layers in the form the hardware has for them, by layer."""
-    forms: dict[str, Form | AddForm | AverageForm] = {}
-    for node in graph.nodes:
-        match node:
-            case QConv2D():
-                forms[node.name] = conv_form(graph, node)
-            case QAveragePool():
-                forms[node.name] = average_form(graph, node)
-            case QAdd():
-                forms[node.name] = add_form(graph, node)
-            case QMultiply():
-                forms[node.name] = multiply_form(graph, node)
-    return forms
+@dataclass(frozen=True, slots=True, eq=False)
+class Fixed:
+    """What no folding changes of a layer that rounds: fields of its engine, and its constants."""
+
+    fields: Mapping[str, Any]
+    arrays: Mapping[str, IntArray]
+
+
+def fixed_parts(graph: Graph) -> Mapping[str, Fixed]:
+    """What is the same in all foldings of each layer that rounds, by layer."""
+    return {node.name: fixed for node in graph.nodes if (fixed := _fixed(graph, node))}
+
+
+def _fixed(graph: Graph, node: Node) -> Fixed | None:
+    match node:
+        case QConv2D():
+            form = conv_form(graph, node)
+            source = graph.format_of(node.inputs[0])
+            w, b = graph.integers(f"{node.name}.w"), graph.integers(f"{node.name}.b")
+            fields = {
+                "weight_bits": node.weight_bits,
+                "acc_bits": _signed_bits(accumulator_range(w, b, source.min_raw, source.max_raw)),
+                "class_rows": node.classes.rows,
+                "class_cols": node.classes.cols,
+                **_requantizer_fields(node.format, node.low, node.high, form),
+            }
+            return Fixed(fields, {"w": w, "b": b} | _constants(form))
+        case QAveragePool():
+            average = average_form(graph, node)
+            fields = {
+                "weight_bits": 0,
+                "acc_bits": _signed_bits(average.range),
+                "class_rows": average.classes.rows,
+                "class_cols": average.classes.cols,
+                **_requantizer_fields(node.format, node.low, node.high, average.form),
+            }
+            return Fixed(fields, {"b": average.b} | _constants(average.form))
+        case QAdd():
+            adder = add_form(graph, node)
+            return Fixed(_constant_fields(node, adder.form), {"table_a": adder.table_a, "table_b": adder.table_b})
+        case QMultiply():
+            product = multiply_form(graph, node)
+            return Fixed(_constant_fields(node, product), {})
+    return None
 
 
 # ------------------------------------------------------------------------------------------------------------ candidates
@@ -243,23 +272,24 @@ def _stream_choices(graph: Graph, node: Node) -> Iterator[Choice]:
 
 
 def make_stage(
-    graph: Graph, node: Node, choice: Choice, forms: Forms, multiplier: str, hard: int, memory: str
+    graph: Graph, node: Node, choice: Choice, fixed: Fixed | None, multiplier: str, hard: int, memory: str
 ) -> Stage:
     """The engine of one layer, with ``hard`` of its multipliers in hard blocks.
 
     ``multiplier`` and ``memory`` are the families of the leaf cells: ``behavioural``, ``ecp5`` or (multipliers) ``ice40``.
     """
-    form = forms.get(node.name)
     match node:
-        case QConv2D() if isinstance(form, Form):
-            return _conv_stage(graph, node, choice, form, multiplier, hard, memory)
-        case QAveragePool() if isinstance(form, AverageForm):
-            return _average_stage(graph, node, choice, form, memory)
+        case QConv2D() if fixed is not None:
+            return _conv_stage(graph, node, choice, fixed, multiplier, hard, memory)
+        case QAveragePool() if fixed is not None:
+            window = _window(graph, node, choice, memory, pad_raw=graph.format_of(node.inputs[0]).zero_point, channelwise=True)
+            pool = DepthwiseParams(window=window, rows=choice.rows, multiplier="behavioural", memory=memory, **fixed.fields)
+            return Stage(node, _slowest(pool), choice.cycles, choice.lanes, choice.rows, fixed.arrays)
         case MaxPool():
             least = graph.format_of(node.inputs[0]).min_raw
             window = _window(graph, node, choice, memory, pad_raw=least, channelwise=True)
             return Stage(node, MaxPoolParams(window), choice.cycles, choice.lanes, choice.lanes, {})
-    engine, arrays = _stream_engine(graph, node, choice.lanes, form, multiplier, hard, memory)
+    engine, arrays = _stream_engine(graph, node, choice.lanes, fixed, multiplier, hard, memory)
     out_lanes = 1 if isinstance(node, ArgMax) else choice.lanes
     return Stage(node, engine, choice.cycles, choice.lanes, out_lanes, arrays)
 
@@ -300,27 +330,15 @@ def _window(
 
 
 def _conv_stage(
-    graph: Graph, node: QConv2D, choice: Choice, form: Form, multiplier: str, hard: int, memory: str
+    graph: Graph, node: QConv2D, choice: Choice, fixed: Fixed, multiplier: str, hard: int, memory: str
 ) -> Stage:
-    source = graph.format_of(node.inputs[0])
     filters = graph.shapes[node.name][2]
     channelwise = _depthwise(graph, node)
     replays = 1 if channelwise else beats(beats(filters, choice.rows), choice.pes)
-    window = _window(graph, node, choice, memory, pad_raw=source.zero_point, channelwise=channelwise, replays=replays)
-    w, b = graph.integers(f"{node.name}.w"), graph.integers(f"{node.name}.b")
-    common: dict[str, Any] = {
-        "window": window,
-        "rows": choice.rows,
-        "weight_bits": node.weight_bits,
-        "acc_bits": _signed_bits(accumulator_range(w, b, source.min_raw, source.max_raw)),
-        "class_rows": node.classes.rows,
-        "class_cols": node.classes.cols,
-        "multiplier": multiplier,
-        "hard": hard,
-        "memory": memory,
-        **_requantizer_fields(node.format, node.low, node.high, form),
-    }
-    arrays = {"w": w, "b": b} | _constants(form)
+    pad_raw = graph.format_of(node.inputs[0]).zero_point
+    window = _window(graph, node, choice, memory, pad_raw=pad_raw, channelwise=channelwise, replays=replays)
+    cells = {"multiplier": multiplier, "hard": hard, "memory": memory}
+    common: dict[str, Any] = {"window": window, "rows": choice.rows, **cells, **fixed.fields}
     engine: WindowEngine
     if channelwise:
         engine = _slowest(DepthwiseParams(**common))
@@ -328,25 +346,7 @@ def _conv_stage(
         engine = _slowest(ConvParams(filters=filters, pes=choice.pes, **common))
         if node.kind == "dense" and window.kernel == (window.height, window.width):
             engine = DenseParams(engine)
-    return Stage(node, engine, choice.cycles, choice.lanes, choice.rows, arrays)
-
-
-def _average_stage(graph: Graph, node: QAveragePool, choice: Choice, form: AverageForm, memory: str) -> Stage:
-    source = graph.format_of(node.inputs[0])
-    window = _window(graph, node, choice, memory, pad_raw=source.zero_point, channelwise=True)
-    engine = DepthwiseParams(
-        window=window,
-        rows=choice.rows,
-        weight_bits=0,
-        acc_bits=_signed_bits(form.range),
-        class_rows=form.classes.rows,
-        class_cols=form.classes.cols,
-        multiplier="behavioural",
-        memory=memory,
-        **_requantizer_fields(node.format, node.low, node.high, form.form),
-    )
-    arrays = {"b": form.b} | _constants(form.form)
-    return Stage(node, _slowest(engine), choice.cycles, choice.lanes, choice.rows, arrays)
+    return Stage(node, engine, choice.cycles, choice.lanes, choice.rows, fixed.arrays)
 
 
 def _requantizer_fields(form: Format, low: int, high: int, narrow: Form) -> dict[str, Any]:
@@ -385,14 +385,8 @@ def _signed_bits(reach: Range) -> int:
 
 
 def _stream_engine(
-    graph: Graph,
-    node: Node,
-    lanes: int,
-    form: Form | AddForm | AverageForm | None,
-    multiplier: str,
-    hard: int,
-    memory: str,
-) -> tuple[StreamEngine, dict[str, IntArray]]:
+    graph: Graph, node: Node, lanes: int, fixed: Fixed | None, multiplier: str, hard: int, memory: str
+) -> tuple[StreamEngine, Mapping[str, IntArray]]:
     source = graph.format_of(node.inputs[0])
     channels = graph.shapes[node.inputs[0]][2]
     match node:
@@ -409,9 +403,9 @@ def _stream_engine(
                 memory=memory,
             )
             return params, {"table": table}
-        case QAdd() if isinstance(form, AddForm):
+        case QAdd() if fixed is not None:
             other = graph.format_of(node.inputs[1])
-            tables = np.concatenate((form.table_a, form.table_b))
+            tables = np.concatenate([*fixed.arrays.values()])
             adder = AddParams(
                 lanes=lanes,
                 a_bits=source.bits,
@@ -420,10 +414,10 @@ def _stream_engine(
                 b_signed=other.signed,
                 table_bits=_signed_bits(Range(int(tables.min()), int(tables.max()))),
                 memory=memory,
-                **_constant_fields(node, form.form),
+                **fixed.fields,
             )
-            return adder, {"table_a": form.table_a, "table_b": form.table_b}
-        case QMultiply() if isinstance(form, Form):
+            return adder, fixed.arrays
+        case QMultiply() if fixed is not None:
             other = graph.format_of(node.inputs[1])
             product = ProductParams(
                 lanes=lanes,
@@ -435,7 +429,7 @@ def _stream_engine(
                 b_zero=other.zero_point,
                 multiplier=multiplier,
                 hard=hard,
-                **_constant_fields(node, form),
+                **fixed.fields,
             )
             return product, {}
         case Concat():

@@ -24,9 +24,10 @@ from convfold.hdl.streams import beats
 
 from .engines import WIRES, Stage
 from .graph import Concat, Graph, Input, Node
+from .numbers import Format
 from .schedule import SOURCE, Component, Stopped, timetable
 
-__all__ = ["Pipeline", "assemble", "with_queues"]
+__all__ = ["Pipeline", "adapters", "assemble", "recounted_lanes", "with_queues"]
 
 ENDLESS = 1 << 30
 """The depth of a queue that never fills, to see how deep it must be."""
@@ -51,6 +52,18 @@ class _Stream:
     port: str
     lanes: int
     channels: int
+
+
+def adapters(form: Format, channels: int, before: int, after: int) -> list[LaneAdapterParams]:
+    """What turns pixels in beats of ``before`` lanes into beats of ``after``: nothing, one adapter or two."""
+    common = math.gcd(before, after)
+    widths = [before] + [common] * (common not in (before, after)) + [after]
+    return [LaneAdapterParams(channels, form.bits, form.signed, *pair) for pair in pairwise(widths) if pair[0] != pair[1]]
+
+
+def recounted_lanes(lanes: int, channels: int, recounted: int) -> int:
+    """The lanes of beats that can be read as beats of pixels of another number of channels."""
+    return math.gcd(lanes, channels, recounted)
 
 
 class _Wiring:
@@ -84,24 +97,18 @@ class _Wiring:
     def read(self, tensor: str, lanes: int, reader: str) -> _Stream:
         """A branch of a tensor in beats of ``lanes``: as it is, or through one adapter or, by a common divisor, two."""
         stream = self.branches[tensor].pop(0)
-        form = self.graph.format_of(tensor)
-        common = math.gcd(stream.lanes, lanes)
-        widths = [stream.lanes] + [common] * (common not in (stream.lanes, lanes)) + [lanes]
-        for before, after in pairwise(widths):
-            if before != after:
-                name = self.fresh(f"{reader}_lanes")
-                adapter = LaneAdapterParams(stream.channels, form.bits, form.signed, before, after)
-                self.components.append(Component(name, adapter, (stream.port,)))
-                stream = _Stream(name, after, stream.channels)
-        return replace(stream, lanes=lanes)
+        for adapter in adapters(self.graph.format_of(tensor), stream.channels, stream.lanes, lanes):
+            name = self.fresh(f"{reader}_lanes")
+            self.components.append(Component(name, adapter, (stream.port,)))
+            stream = _Stream(name, adapter.out_lanes, stream.channels)
+        return stream
 
     def recount(self, node: Node) -> None:
         """Read the same beats as pixels of another number of channels."""
         (tensor,) = node.inputs
         channels = self.graph.shapes[node.name][2]
         held = self.branches[tensor][0]
-        lanes = held.lanes if channels % held.lanes == 0 and held.channels % held.lanes == 0 else 1
-        lanes = lanes if lanes > 1 else math.gcd(held.lanes, channels, held.channels)
+        lanes = recounted_lanes(held.lanes, held.channels, channels)
         stream = self.read(tensor, lanes, node.name)
         self.publish(node.name, _Stream(stream.port, lanes, channels))
 

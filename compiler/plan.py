@@ -1,31 +1,43 @@
-"""The plan: how parallel each layer's engine is, and whether it all fits.
+"""The plan: how parallel each layer's engine is, which multipliers are blocks, and whether it all fits.
 
-For every layer the planner lists the engines that are possible (lanes, parallel taps, rows and elements) and takes the
-cheapest one whose frame takes no longer than the wanted interval. The timetable of the whole pipeline then says exactly what
-latency and interval come out.
+One optimisation over all layers (`convfold.compiler.solver`) takes of every layer one of the foldings that are possible, and
+decides how many of its multipliers are hard blocks. The timetable of the whole pipeline then says exactly what latency and
+interval come out; where they miss what was asked for, the solver is asked for a little more.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from convfold.hdl.multiplier import FAMILIES
-
-from .engines import WIRES, Choice, Forms, Stage, block_products, choices, hardware_forms, make_stage
+from .engines import WIRES, Choice, Stage
 from .errors import CompileError
 from .estimate import Resources, estimate
-from .graph import Graph, Input, Node
+from .foldings import Foldings
+from .graph import Graph, Input
 from .pipeline import Pipeline, with_queues
 from .schedule import Timetable, timetable
+from .solver import KINDS, Goal, Problem, Solution, amount, solve
 from .targets import TARGETS, Target
 
-__all__ = ["Plan", "Stage", "make_plan"]
+__all__ = ["FILL", "Plan", "Stage", "make_plan"]
 
 FRAMES = 6
 """Frames in the timetable. The gaps between them already repeat: in one of some hundred networks with a period of five."""
+
+FILL = 0.8
+"""The share of a device's look-up tables, flip-flops and block RAMs that may be used: a fuller chip hardly routes."""
+
+ROUNDS = 8
+"""How often the solver is asked for more where the timetable misses a wish; after that the fastest there is must do."""
+
+STEP = 0.005
+"""The interval is the least that is possible to this part."""
+
+NAMES = {"dsps": "multipliers (DSP)", "brams": "block RAMs", "luts": "LUTs", "ffs": "flip-flops"}
 
 
 @dataclass(frozen=True)
@@ -59,130 +71,31 @@ class Plan:
         return max(self.stages, key=lambda stage: stage.cycles)
 
 
-def _choose(menu: Sequence[Choice], interval: float) -> Choice:
-    """The cheapest choice within ``interval`` cycles a frame, or the fastest if there is none."""
-    within = [choice for choice in menu if choice.cycles <= interval]
-    if within:
-        return min(within, key=lambda choice: (choice.cost, choice.cycles))
-    return min(menu, key=lambda choice: (choice.cycles, choice.cost))
+def make_plan(
+    graph: Graph, target: Target, fps: float | None = None, latency_us: float | None = None, fill: float = FILL
+) -> Plan:
+    """The smallest pipeline that reaches ``fps`` frames a second and answers within ``latency_us``, both at the target's
+    planning clock; if neither is asked for, the fastest that the device holds. Without a device it is the smallest of all.
 
+    Of look-up tables, flip-flops and block RAMs the share ``fill`` may be used, of multipliers all. Small is what takes the
+    least sum of shares of the device: see `_weights`. Fast is the least interval; among equals a percent of latency is worth a
+    percent of one resource of the device.
 
-@dataclass(frozen=True)
-class _Layers:
-    """What planning needs of a graph, found once: the layers, their menus, and their constants."""
-
-    graph: Graph
-    target: Target
-
-    @cached_property
-    def nodes(self) -> tuple[Node, ...]:
-        return tuple(node for node in self.graph.nodes if not isinstance(node, (Input, *WIRES)))
-
-    @cached_property
-    def menus(self) -> Mapping[str, Sequence[Choice]]:
-        return {node.name: list(choices(self.graph, node)) for node in self.nodes}
-
-    @cached_property
-    def forms(self) -> Forms:
-        return hardware_forms(self.graph)
-
-    def assemble(self, chosen: Mapping[str, Choice]) -> Plan:
-        multiplier = self.target.family if self.target.family in FAMILIES else "behavioural"
-        memory = "ecp5" if self.target.family == "ecp5" else "behavioural"
-        hard = self._hard_multipliers(chosen)
-        stages = {
-            node.name: make_stage(
-                self.graph, node, chosen[node.name], self.forms, multiplier, hard.get(node.name, 0), memory
-            )
-            for node in self.nodes
-        }
-        pipeline = with_queues(self.graph, stages, memory)
-        return Plan(self.graph, self.target, tuple(stages.values()), pipeline)
-
-    def _hard_multipliers(self, chosen: Mapping[str, Choice]) -> dict[str, int]:
-        """How many of each layer's multipliers are hard: all of the greatest layers, and what is left for the next one's.
-
-        Layers that would leave a part of a block idle come last.
-        """
-        left, hard = self.target.dsps or 0, {}
-        products = {node.name: block_products(self.graph, node, self.target.family) for node in self.nodes}
-        wanting = [name for name, choice in chosen.items() if choice.multipliers and products[name]]
-        for name in sorted(wanting, key=lambda name: (chosen[name].element_taps % products[name], -chosen[name].multipliers)):
-            hard[name] = _hard_within(left, chosen[name], products[name])
-            left -= _blocks(hard[name], chosen[name], products[name])
-        return hard
-
-
-def _blocks(hard: int, choice: Choice, products: int) -> int:
-    """How many blocks hold the first ``hard`` multipliers, where a block makes ``products`` of one element's."""
-    whole, rest = divmod(hard, choice.element_taps)
-    return whole * -(-choice.element_taps // products) + -(-rest // products)
-
-
-def _hard_within(blocks: int, choice: Choice, products: int) -> int:
-    """The most multipliers that so many blocks hold, element by element."""
-    return max(n for n in range(choice.multipliers + 1) if _blocks(n, choice, products) <= blocks)
-
-
-# ------------------------------------------------------------------------------------------------------------------ plan
-
-
-def make_plan(graph: Graph, target: Target, fps: float | None = None) -> Plan:
-    """The smallest pipeline that reaches ``fps`` frames a second at the target's planning clock, or the smallest at all.
-
-    *Raises* ``CompileError`` for a graph without layers, for a rate that cannot be reached, and for a pipeline that does
+    *Raises* ``CompileError`` for a graph without layers, for a speed that cannot be reached, and for a pipeline that does
     not fit, with the resource, what it needs, what there is, and what would fit.
     """
-    if fps is not None and not 0 < fps < math.inf:
-        raise CompileError("--fps", f"{fps:g} frames/s is no rate", "give a number above 0")
+    for option, value, unit in (("--fps", fps, " frames/s is no rate"), ("--latency", latency_us, " µs is no time")):
+        if value is not None and not 0 < value < math.inf:
+            raise CompileError(option, f"{value:g}{unit}", "give a number above 0")
+    if not 0 < fill <= 1:
+        raise CompileError("--fill", f"{fill:g} is no share of a device", "give a number above 0 and up to 1")
     _check_layers(graph)
-    layers = _Layers(graph, target)
-    wanted = _interval(target, fps)
-    plan = _plan_for_interval(layers, wanted)
-    if plan.interval_cycles > wanted:
-        raise CompileError(
-            target.name,
-            f"{fps:,.10g} frames/s at {target.plan_mhz:g} MHz leave {math.floor(wanted)} cycles a frame; {graph.name} needs "
-            f"{plan.interval_cycles} at its most parallel, and its slowest layer is '{plan.bottleneck.node.name}'",
-            _what_fits(layers, fps, plan),
-        )
-    lacking = plan.resources.lacking(target)
-    if lacking:
-        resource, need, have = lacking[0]
-        raise CompileError(
-            target.name,
-            f"{graph.name} needs {need} {resource}, and there are {have}",
-            _what_fits(layers, fps, plan),
-        )
+    planner = _Planner(Foldings(graph, target), fill)
+    wish = _Wish(target, fps, latency_us)
+    plan = planner.plan(wish)
+    if plan is None:
+        raise planner.refusal(wish)
     return plan
-
-
-def _interval(target: Target, fps: float | None) -> float:
-    """Cycles a frame at the planning clock."""
-    return math.inf if fps is None else target.plan_mhz * 1e6 / fps
-
-
-def _plan_for_interval(layers: _Layers, interval: float) -> Plan:
-    """The cheapest choice of every layer, or the fastest pipeline if none is fast enough.
-
-    Where stages hinder each other, those that are slowest are made faster.
-    """
-    menus = layers.menus
-    fastest = {name: min(choice.cycles for choice in menu) for name, menu in menus.items()}
-    # Where one layer alone is too slow, nothing between the cheapest with that interval and the fastest is of interest.
-    least = max(fastest.values())
-    limits: Iterator[float] = iter((least, 0) if least > interval else ())
-    limit = next(limits, interval)
-    plans: list[Plan] = []
-    while True:
-        chosen = {name: _choose(menu, limit) for name, menu in menus.items()}
-        plans.append(layers.assemble(chosen))
-        if plans[-1].interval_cycles <= interval:
-            return plans[-1]
-        slower = [choice.cycles for name, choice in chosen.items() if choice.cycles > fastest[name]]
-        if not slower:
-            return min(plans, key=lambda plan: plan.interval_cycles)
-        limit = next(limits, max(slower) - 1)
 
 
 def _check_layers(graph: Graph) -> None:
@@ -197,38 +110,279 @@ def _check_layers(graph: Graph) -> None:
             raise CompileError(node.source, "nothing reads its output", "leave it out, or make it an output")
 
 
-def _what_fits(layers: _Layers, fps: float | None, plan: Plan) -> str:
-    """The highest rate that fits this target, and the smallest target that fits this rate."""
-    hints = []
-    graph, target = layers.graph, layers.target
-    if fps is not None:
-        rate = _highest_rate(layers, min(fps, target.plan_mhz * 1e6 / plan.interval_cycles))
-        if rate:
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """How many frames a second and how long from first beat in to last beat out, each if it matters, on a target."""
+
+    target: Target
+    fps: float | None
+    latency_us: float | None
+
+    @property
+    def interval(self) -> int | None:
+        """Cycles a frame at the planning clock."""
+        return None if self.fps is None else math.floor(self.target.plan_mhz * 1e6 / self.fps)
+
+    @property
+    def latency(self) -> int | None:
+        """Cycles at the planning clock."""
+        return None if self.latency_us is None else math.floor(self.target.plan_mhz * self.latency_us)
+
+    def met(self, plan: Plan) -> bool:
+        slow = self.interval is not None and plan.interval_cycles > self.interval
+        late = self.latency is not None and plan.latency_cycles > self.latency
+        return not (slow or late)
+
+
+# ---------------------------------------------------------------------------------------------------------------- planner
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the solver chose: the folding and the blocks of each layer, and what follows by its own account."""
+
+    chosen: Mapping[str, tuple[Choice, int]]
+    solution: Solution
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """The solver and the timetable in turns, for one graph on one target."""
+
+    foldings: Foldings
+    fill: float
+
+    @property
+    def target(self) -> Target:
+        return self.foldings.target
+
+    @cached_property
+    def limits(self) -> dict[str, int]:
+        """The most that may be used of each kind of cell that the device has."""
+        have = self.target.resources()
+        return {
+            kind: count if kind == "dsps" else math.floor(self.fill * count)
+            for kind in KINDS
+            if (count := have[kind]) is not None
+        }
+
+    def plan(self, wish: _Wish) -> Plan | None:
+        """The smallest plan that holds a wish, or the fastest where there is none; ``None`` where the limits forbid it."""
+        if wish.fps is None and wish.latency_us is None and self.target.luts is not None:
+            return self._fastest()
+        return self._smallest(wish)
+
+    def _smallest(self, wish: _Wish) -> Plan | None:
+        """As small as the solver knows, and made faster until the timetable agrees."""
+        interval = self.foldings.slowest if wish.interval is None else min(wish.interval, self.foldings.slowest)
+        latency, rest = wish.latency, Resources()
+        for _ in range(ROUNDS):
+            found = self._solve("area", interval, latency, rest)
+            if found is None:
+                break
+            plan = self._assemble(found.chosen)
+            if wish.met(plan) and not self._lacking(plan):
+                return plan
+            if wish.interval is not None and plan.interval_cycles > wish.interval:
+                interval = min(interval * wish.interval // plan.interval_cycles, found.solution.interval - 1)
+            if wish.latency is not None and plan.latency_cycles > wish.latency:
+                latency = wish.latency - (plan.latency_cycles - found.solution.latency)
+            rest = _beside(plan, found)
+        plan = self._most_parallel()
+        return plan if wish.met(plan) and not self._lacking(plan) else None
+
+    def _most_parallel(self) -> Plan:
+        """Every layer as fast as it can be."""
+        quickest = {
+            name: min(menu, key=lambda choice: (choice.cycles, choice.cost)) for name, menu in self.foldings.menus.items()
+        }
+        return self._assemble({name: (choice, 0) for name, choice in quickest.items()})
+
+    def _fastest(self, latency: int | None = None) -> Plan | None:
+        """The least interval that the limits allow, with a latency of at most so many cycles."""
+        rest = Resources()
+        for _ in range(ROUNDS):
+            interval = self._least_interval(latency, rest)
+            if interval is None:
+                return None
+            found = self._solve("area", interval, latency, rest, latency_weight=UNIT // interval)
+            if found is None:
+                return None
+            plan = self._assemble(found.chosen)
+            if not self._lacking(plan):
+                return plan
+            rest = _beside(plan, found)
+        return None
+
+    def _least_interval(self, latency: int | None, rest: Resources) -> int | None:
+        """The least interval at which something fits, to one part in two hundred."""
+        paces = self.foldings.paces
+        low, high = 0, self._plain_pace(rest)
+        while self._solve("any", paces[high], latency, rest) is None:
+            if high == len(paces) - 1:
+                return None
+            low, high = high + 1, min(bisect_left(paces, 2 * paces[high]), len(paces) - 1)
+        middle = bisect_left(paces, paces[high] * 3 // 4)  # rarely less, and the less the harder to solve
+        while low < high and paces[high] > paces[low] * (1 + STEP):
+            if self._solve("any", paces[middle], latency, rest) is None:
+                low = middle + 1
+            else:
+                high = middle
+            middle = (low + high) // 2
+        return paces[high]
+
+    def _plain_pace(self, rest: Resources) -> int:
+        """The place of the least pace at which the plainest foldings fit: those with the fewest multipliers."""
+        foldings = self.foldings
+
+        def fits(interval: int) -> bool:
+            layers = [layer for layer, _ in foldings.layers(interval, plainest=True)]
+            total = sum((layer.options[0].cells for layer in layers), rest)
+            left = self.limits.get("dsps", 0) - total.dsps
+            for layer in sorted(layers, key=lambda layer: layer.options[0].movable, reverse=True):
+                count = min(left, layer.options[0].movable)
+                total += layer.block * count
+                left -= count
+            return all(amount(total, kind) <= limit for kind, limit in self.limits.items())
+
+        # Python's bisection looks for the first place that is not less than True.
+        return min(bisect_left(foldings.paces, True, key=fits), len(foldings.paces) - 1)
+
+    def _solve(
+        self,
+        goal: Goal,
+        interval: int,
+        latency: int | None = None,
+        rest: Resources | None = None,
+        *,
+        latency_weight: int = 0,
+        limited: bool = True,
+    ) -> _Found | None:
+        """The solver's choice within limits less what ``rest`` takes."""
+        foldings = self.foldings
+        if interval < foldings.fastest:
+            return None
+        listed = foldings.layers(interval)
+        layers = tuple(layer for layer, _ in listed)
+        taken = rest or Resources()
+        problem = Problem(
+            layers=layers,
+            edges=tuple(foldings.edges(layers)),
+            outputs=foldings.outputs,
+            limits={kind: limit - amount(taken, kind) for kind, limit in self.limits.items() if limited or goal == "share"},
+            weights=_weights(self.target),
+            interval=interval,
+            latency=latency,
+            latency_weight=latency_weight,
+        )
+        solution = solve(problem, goal)
+        if solution is None:
+            return None
+        return _Found(
+            {
+                layer.name: (menu[pick.number], pick.hard)
+                for (layer, menu), pick in zip(listed, solution.picks, strict=True)
+            },
+            solution,
+        )
+
+    def _assemble(self, chosen: Mapping[str, tuple[Choice, int]]) -> Plan:
+        foldings = self.foldings
+        stages = {node.name: foldings.stage(node, *chosen[node.name]) for node in foldings.nodes}
+        pipeline = with_queues(foldings.graph, stages, foldings.leaves)
+        return Plan(foldings.graph, self.target, tuple(stages.values()), pipeline)
+
+    def _lacking(self, plan: Plan) -> list[str]:
+        """The kinds of cells that a plan takes more of than it may, the scarcest first."""
+        over = {
+            kind: amount(plan.resources, kind) / max(limit, 1)
+            for kind, limit in self.limits.items()
+            if amount(plan.resources, kind) > limit
+        }
+        return sorted(over, key=lambda kind: over[kind], reverse=True)
+
+    # Refusals.
+
+    def refusal(self, wish: _Wish) -> CompileError:
+        """Why a wish cannot be met, and what can."""
+        target, name = self.target, self.foldings.graph.name
+        interval = self.foldings.slowest if wish.interval is None else wish.interval
+        found = self._solve("share", interval, wish.latency)
+        plan = None if found is None else self._assemble(found.chosen)
+        lacking = [] if plan is None else self._lacking(plan)
+        if plan is None or not lacking:
+            return CompileError(target.name, self._too_slow(wish), self._what_fits(wish))
+        kind = lacking[0]
+        need, have = amount(plan.resources, kind), target.resources()[kind] or 0
+        there = f"there are {have}" if need > have else f"{self.limits[kind]} of {have} may be used (--fill {self.fill:g})"
+        return CompileError(target.name, f"{name} needs {need} {NAMES[kind]}, and {there}", self._what_fits(wish))
+
+    def _too_slow(self, wish: _Wish) -> str:
+        """That a wish cannot be met whatever it costs."""
+        name, clock, plan = self.foldings.graph.name, f"at {self.target.plan_mhz:g} MHz", self._most_parallel()
+        if wish.interval is not None and (wish.latency is None or plan.interval_cycles > wish.interval):
+            return (
+                f"{wish.fps:,.10g} frames/s {clock} leave {wish.interval} cycles a frame; {name} needs "
+                f"{plan.interval_cycles} at its most parallel, and its slowest layer is '{plan.bottleneck.node.name}'"
+            )
+        return (
+            f"{wish.latency_us:,.10g} µs {clock} are {wish.latency} cycles from first beat in to last beat out; {name} needs "
+            f"{plan.latency_cycles} at its most parallel"
+        )
+
+    def _what_fits(self, wish: _Wish) -> str:
+        """The highest rate or the least latency that fits this target, and the smallest target that fits the wish."""
+        hints = []
+        if wish.fps is not None and (rate := self._highest_rate(wish)):
             hints.append(f"--fps {rate} fits")
-    for other in TARGETS.values():
-        larger = other.luts is not None and target.luts is not None and other.luts > target.luts
-        if larger and _fits(_Layers(graph, other), fps):
-            hints.append(f"--target {other.name} fits")
-            break
-    return ", or ".join(hints) or "use fewer channels, or fewer bits"
+        if wish.latency_us is not None and (time := self._least_latency(wish)):
+            hints.append(f"--latency {time} fits")
+        for other in TARGETS.values():
+            larger = other.luts is not None and self.target.luts is not None and other.luts > self.target.luts
+            if larger and _Planner(Foldings(self.foldings.graph, other), self.fill).plan(replace(wish, target=other)):
+                hints.append(f"--target {other.name} fits")
+                break
+        return ", or ".join(hints) or "use fewer channels, or fewer bits"
 
+    def _highest_rate(self, wish: _Wish) -> int:
+        """A whole rate that fits, as high as the fastest plan's or little lower; 0 if there is none."""
+        plan = self._fastest(wish.latency)
+        rate = 0 if plan is None else math.floor(min(wish.fps or 0, self.target.plan_mhz * 1e6 / plan.interval_cycles))
+        while rate and self._smallest(replace(wish, fps=rate)) is None:
+            rate = rate * 9 // 10
+        return rate
 
-def _fits(layers: _Layers, fps: float | None) -> bool:
-    wanted = _interval(layers.target, fps)
-    plan = _plan_for_interval(layers, wanted)
-    return plan.interval_cycles <= wanted and not plan.resources.lacking(layers.target)
-
-
-def _highest_rate(layers: _Layers, most: float) -> int:
-    """The highest whole rate up to ``most`` that was found to fit, to one part in a hundred; 0 if there is none."""
-    target = layers.target
-    smallest = _plan_for_interval(layers, math.inf)
-    low, high = math.floor(target.plan_mhz * 1e6 / smallest.interval_cycles), math.floor(most)
-    if smallest.resources.lacking(target) or low > high:
+    def _least_latency(self, wish: _Wish) -> int:
+        """A whole number of microseconds that fits, little more than the least; 0 if there is none."""
+        found = self._solve("area", wish.interval or self.foldings.slowest, latency_weight=1000 * UNIT)
+        if found is None:
+            return 0
+        plan = self._assemble(found.chosen)
+        time = math.ceil(max(wish.latency_us or 0, plan.latency_cycles / self.target.plan_mhz))
+        for _ in range(ROUNDS):
+            if self._smallest(replace(wish, latency_us=time)) is not None:
+                return time
+            time = math.ceil(time * 1.1)
         return 0
-    if _fits(layers, high):
-        return high
-    while high - low > max(1, low // 100):  # `low` fits, `high` does not
-        middle = (low + high) // 2
-        low, high = (middle, high) if _fits(layers, middle) else (low, middle)
-    return low
+
+
+def _beside(plan: Plan, found: _Found) -> Resources:
+    """What a plan takes beside what the solver counted: edges, forks and the queues in front of joins."""
+    counted = found.solution.resources
+    return Resources(**{kind: max(0, amount(plan.resources, kind) - amount(counted, kind)) for kind in KINDS})
+
+
+UNIT = 10**9
+"""What the whole of one resource weighs."""
+
+
+def _weights(target: Target) -> dict[str, int]:
+    """What one cell of each kind weighs: the share of the device that it is.
+
+    A multiplier weighs an eighth of its share: it can do nothing else, so it should weigh less than the look-up tables and
+    flip-flops that would multiply in its place. Without a device look-up tables and flip-flops weigh alike.
+    """
+    have = target.resources()
+    if have["luts"] is None:
+        return {"luts": 1, "ffs": 1}
+    return {kind: UNIT // (count * (8 if kind == "dsps" else 1)) for kind in KINDS if (count := have[kind])}

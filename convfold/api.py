@@ -27,7 +27,7 @@ from convfold.compiler.lossy import Budget, Evidence
 from convfold.compiler.numbers import IntArray, RealArray
 from convfold.compiler.passes import Options, fold
 from convfold.compiler.passes.rewrite import fresh_name
-from convfold.compiler.plan import Plan, make_plan
+from convfold.compiler.plan import FILL, Plan, make_plan
 from convfold.compiler.quantize import QuantizeOptions, quantize
 from convfold.compiler.report import report_html
 from convfold.compiler.targets import get_target
@@ -161,6 +161,8 @@ def compile(
     target: str = "generic",
     *,
     fps: float | None = None,
+    latency_us: float | None = None,
+    fill: float = FILL,
     calibration: str | Path | RealArray | None = None,
     test: str | Path | None = None,
     fold_options: Options | None = None,
@@ -171,7 +173,11 @@ def compile(
     head: str | None = None,
     progress: Progress = lambda step: None,
 ) -> Compiled:
-    """Compile a network file, or a PyTorch module, for a target: smallest or for ``fps`` frames a second.
+    """Compile a network file, or a PyTorch module, for a target.
+
+    The accelerator is the smallest that reaches ``fps`` frames a second and answers within ``latency_us`` microseconds from
+    first beat in to last beat out, both at the target's planning clock. If neither is given it is the fastest that fits, or for
+    no device in particular the smallest. Of a device's look-up tables, flip-flops and block RAMs the share ``fill`` is used.
 
     *Shapes* ``input_shape`` is what a module takes, ``(C, H, W)`` without the batch. ``calibration`` is an array of images
     ``(N, H, W, C)``, or an ``.npz`` with one called ``x``; ``test`` is an ``.npz`` with images ``x`` and labels ``y``.
@@ -214,7 +220,7 @@ def compile(
     if head is not None:
         integers = verify(_with_head(integers, head), "integer")
     progress("plan")
-    plan = make_plan(integers, chip, fps)
+    plan = make_plan(integers, chip, fps, latency_us, fill)
     real = labelled.images if labelled is not None else images
     return Compiled(
         source=path,

@@ -177,7 +177,21 @@ drop_option = click.option("--accuracy-drop", type=click.FloatRange(0), help="Bu
 @main.command("compile")
 @net_argument
 @click.option("--target", default="generic", show_default=True, help=f"One of {', '.join(TARGETS)}.")
-@click.option("--fps", type=FiniteRange(0, min_open=True), help="Frames a second; without it the smallest engine.")
+@click.option("--fps", type=FiniteRange(0, min_open=True), help="Frames a second, with the least area.")
+@click.option(
+    "--latency",
+    type=FiniteRange(0, min_open=True),
+    metavar="US",
+    help="Microseconds from first beat in to last beat out, with the least area. Like --fps at the target's planning clock; "
+    "without either the fastest that fits the device, or on generic the smallest.",
+)
+@click.option(
+    "--fill",
+    type=FiniteRange(0, 1, min_open=True),
+    default=0.8,
+    show_default=True,
+    help="Share of the device's LUTs, flip-flops and block RAMs that may be used.",
+)
 @calibration_option
 @click.option("--test", type=click.Path(path_type=Path), help="Labelled images (.npz with x, y) for accuracy and simulation.")
 @fold_option
@@ -205,6 +219,8 @@ def compile_(
     net: Path,
     target: str,
     fps: float | None,
+    latency: float | None,
+    fill: float,
     calibration: Path | None,
     test: Path | None,
     fold_mode: Literal["exact", "interior", "off"],
@@ -235,6 +251,8 @@ def compile_(
             net,
             target,
             fps=fps,
+            latency_us=latency,
+            fill=fill,
             calibration=calibration,
             test=test,
             fold_options=Options(fold=fold_mode, force=force_fold),

@@ -144,10 +144,12 @@ class Case:
     calibrated: bool
 
     def compile(self, folder: Path, target: str | None = None) -> Compiled:
+        target = target or self.target
+        slow = None if target == "generic" else 100.0  # no rate at all would fill a device
         return compile(
             self.network.write(folder),
-            target or self.target,
-            fps=self.fps,
+            target,
+            fps=self.fps or slow,
             calibration=self.network.images(8) if self.calibrated else None,
             fold_options=self.fold,
             quantize_options=QuantizeOptions(self.bits, self.weight_bits),

@@ -138,7 +138,7 @@ def test_accuracy_in_float_and_in_integers(network: Graph, images: tuple[NDArray
 
 
 def test_the_smallest_engine_for_up5k() -> None:
-    compiled = compile_digits("ice40-up5k")
+    compiled = compile_digits("ice40-up5k", fps=100)
     assert [stage.multipliers for stage in compiled.plan.stages] == [1, 1, 0, 1]
     assert compiled.plan.resources.lacking(compiled.plan.target) == []
 
@@ -151,7 +151,7 @@ def seconds() -> float:
     )
 
 
-@pytest.mark.parametrize(("target", "fps"), [("generic", None), ("ecp5-25k", 20_000.0), ("ice40-up5k", None)])
+@pytest.mark.parametrize(("target", "fps"), [("generic", None), ("ecp5-25k", 20_000.0), ("ice40-up5k", 100.0)])
 def test_from_specification_to_verilog_in_five_seconds(target: str, fps: float | None, tmp_path: Path) -> None:
     began = seconds()
     compile_digits(target, fps=fps).write(tmp_path / "build")

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples" / "digits"
 RULES = "E,W,F,I,UP,B,ISC,NPY,PTH"
 
-BUILDS = {"generic": 100_000.0, "ecp5-25k": 20_000.0, "ice40-up5k": None}
+BUILDS = {"generic": 100_000.0, "ecp5-25k": 20_000.0, "ice40-up5k": 100.0}
 FILES = {"accelerator.py", "accelerator.v", "manifest.json", "report.html", "test_accelerator.py", "vectors.npz", "weights.npz"}
 FILES |= {"network.json", "network.npz"}
 CONSTRAINTS = {"generic": set[str](), "ecp5-25k": {"constraints.lpf"}, "ice40-up5k": {"constraints.pcf"}}
@@ -263,7 +263,7 @@ def test_legal_names_that_mean_something_elsewhere(part: int, tmp_path: Path) ->
 def test_legal_names_of_networks(name: str, tmp_path: Path) -> None:
     """The top module is called after the network, unless that is the name of a port or a cell."""
     network = Network((4, 4, 1), name=name).conv("MAC16", 2, (2, 2)).relu("live").dense("scores", 70)
-    build = compile_network(network, tmp_path, "ecp5-25k").write(tmp_path / "build")
+    build = compile_network(network, tmp_path, "ecp5-25k", fps=100).write(tmp_path / "build")
     manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["name"] == name
     assert manifest["top"] == (f"{name}_top" if name in ("DP16KD", "SB", "pin_wrapper", "clk") else name)

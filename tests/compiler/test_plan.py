@@ -19,7 +19,7 @@ from convfold.compiler.plan import Plan, make_plan
 from convfold.compiler.quantize import quantize
 from convfold.compiler.schedule import SOURCE
 from convfold.compiler.spec import load_spec
-from convfold.compiler.targets import TARGETS, get_target
+from convfold.compiler.targets import get_target
 from convfold.hdl.conv import ConvParams
 from convfold.hdl.dense import DenseParams
 from convfold.hdl.lanes import LaneAdapterParams
@@ -62,9 +62,8 @@ def compiles(graph: Graph, target: str, fps: float | None) -> bool:
 # ----------------------------------------------------------------------------------------------------------- the smallest
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_without_a_rate_nothing_is_parallel(target: str) -> None:
-    plan = make_plan(digits(), get_target(target))
+def test_without_a_device_nothing_is_parallel() -> None:
+    plan = make_plan(digits(), GENERIC)
     assert [stage.node.name for stage in plan.stages] == ["project", "norm", "pool", "classify"]
     for stage in plan.stages:
         assert stage.window is not None
@@ -72,7 +71,6 @@ def test_without_a_rate_nothing_is_parallel(target: str) -> None:
         if isinstance(stage.core, ConvParams):
             assert (stage.core.rows, stage.core.pes, stage.multipliers) == (1, 1, 1)
     assert [part.name for part in plan.pipeline.components] == [stage.node.name for stage in plan.stages]
-    assert not plan.resources.lacking(get_target(target))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

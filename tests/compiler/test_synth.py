@@ -28,7 +28,7 @@ SIZES = {"luts": (1234, 5280), "ffs": (900, 5280), "dsps": (2, 8), "brams": (3, 
 @pytest.fixture
 def build(tmp_path: Path) -> Path:
     network = Network((4, 4, 1)).conv("edges", 2).relu("live").dense("scores", 3)
-    return compile_network(network, tmp_path, "ice40-up5k").write(tmp_path / "build")
+    return compile_network(network, tmp_path, "ice40-up5k", fps=100).write(tmp_path / "build")
 
 
 @pytest.fixture(params=[True, False])

@@ -303,7 +303,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         folder.mkdir()
         for name in ("digits.toml", "digits.npz", "calibration.npz", "test.npz"):
             shutil.copy(DIGITS / name, folder)
-        options = ["--target", "ecp5-25k", "--calibration", "calibration.npz", "--test", "test.npz"]
+        options = ["--target", "ecp5-25k", "--fps", "1000", "--calibration", "calibration.npz", "--test", "test.npz"]
         run = subprocess.run(
             [sys.executable, "-m", "convfold", "compile", "digits.toml", *options, "-o", f"build{seed}"],
             cwd=folder,

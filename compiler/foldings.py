@@ -1,0 +1,206 @@
+"""What the planner chooses from: every layer's foldings as options of the solver, and what stands between them.
+
+A folding costs what `estimate.stage_resources` says of the engine that would be built. Engines are costed only where they are
+needed, and once: most foldings are too slow for the interval at hand, or clearly too large.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from convfold.hdl.streams import beats
+
+from .engines import WIRES, Choice, Fixed, Stage, choices, fixed_parts, make_stage
+from .estimate import Resources, stage_resources
+from .graph import Graph, Input, Node, QAveragePool
+from .pipeline import adapters, recounted_lanes
+from .solver import KINDS, Edge, Layer, Option, amount
+from .targets import Target
+
+__all__ = ["Foldings"]
+
+WASTE = 2
+"""A folding is left out if another one as fast has not half as many multipliers."""
+AHEAD = 4
+"""Of layers that are more than so many times faster than the interval only the smallest folding is of interest."""
+
+
+@dataclass(frozen=True)
+class Foldings:
+    """The foldings of all layers of a graph on a target, and the streams between them."""
+
+    graph: Graph
+    target: Target
+    _options: dict[tuple[str, Choice], Option] = field(default_factory=dict)
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.graph.nodes if not isinstance(node, (Input, *WIRES)))
+
+    @cached_property
+    def menus(self) -> Mapping[str, tuple[Choice, ...]]:
+        return {node.name: tuple(choices(self.graph, node)) for node in self.nodes}
+
+    @cached_property
+    def fixed(self) -> Mapping[str, Fixed]:
+        return fixed_parts(self.graph)
+
+    @property
+    def leaves(self) -> str:
+        """The family of the leaf cells."""
+        return "ecp5" if self.target.family == "ecp5" else "behavioural"
+
+    def stage(self, node: Node, choice: Choice, hard: int) -> Stage:
+        """The engine of a layer with so many of its multipliers in blocks."""
+        return make_stage(self.graph, node, choice, self.fixed.get(node.name), self.leaves, hard, self.leaves)
+
+    @property
+    def fastest(self) -> int:
+        """Cycles a frame of the slowest layer where all are as parallel as they can be."""
+        return max(min(choice.cycles for choice in menu) for menu in self.menus.values())
+
+    @property
+    def slowest(self) -> int:
+        """Cycles a frame of the slowest layer where none is parallel."""
+        return max(max(choice.cycles for choice in menu) for menu in self.menus.values())
+
+    @cached_property
+    def paces(self) -> tuple[int, ...]:
+        """The cycles a frame that the slowest layer may take."""
+        cycles = {choice.cycles for menu in self.menus.values() for choice in menu}
+        return tuple(sorted(count for count in cycles if count >= self.fastest))
+
+    # For the solver.
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """The layers that make the network's outputs."""
+        makers = (self._origin(name)[0] for name in self.graph.outputs)
+        return tuple(dict.fromkeys(node.name for node in makers if node is not None))
+
+    def layers(self, interval: int, *, plainest: bool = False) -> list[tuple[Layer, list[Choice]]]:
+        """Every layer with the options that are of interest for an interval, or the plainest alone, and their choices."""
+        found = []
+        for node in self.nodes:
+            menu = _of_interest(self.menus[node.name], interval)
+            if plainest:
+                menu = [min(menu, key=lambda choice: choice.cost)]
+            options = tuple(self._option(node, choice) for choice in menu)
+            head = self._head(node) if any(self._origin(name)[0] is None for name in node.inputs) else None
+            found.append((Layer(node.name, options, self._blocks[node.name], self._tail(node), head), menu))
+        return found
+
+    def edges(self, layers: Sequence[Layer]) -> list[Edge]:
+        """The streams between layers, with what stands between the lanes of their options."""
+        lanes = {
+            layer.name: tuple(sorted({getattr(option, side) for option in layer.options}) for side in ("out_lanes", "in_lanes"))
+            for layer in layers
+        }
+        found = []
+        for node in self.nodes:
+            for tensor in node.inputs:
+                maker, path = self._origin(tensor)
+                if maker is not None:
+                    pairs = ((before, after) for before in lanes[maker.name][0] for after in lanes[node.name][1])
+                    joints = {pair: joint for pair in pairs if (joint := self._joint(path, *pair)) is not None}
+                    found.append(Edge(maker.name, node.name, joints, self._head(node)))
+        return found
+
+    def _origin(self, tensor: str) -> tuple[Node | None, list[str]]:
+        """The layer that makes a tensor, None for the input, and the tensors from its own to this one."""
+        path, node = [tensor], self.graph.node(tensor)
+        while isinstance(node, WIRES):
+            path.insert(0, node.inputs[0])
+            node = self.graph.node(node.inputs[0])
+        return None if isinstance(node, Input) else node, path
+
+    def _joint(self, path: Sequence[str], before: int, after: int) -> tuple[int, Resources] | None:
+        """Cycles and cost of what turns beats of some lanes, over tensors that are the same samples, into beats of others."""
+        shapes, form = self.graph.shapes, self.graph.format_of(path[0])
+        cycles, total, lanes = 0, Resources(), before
+        for n, tensor in enumerate(path):
+            height, width, channels = shapes[tensor]
+            last = n == len(path) - 1
+            wanted = after if last else recounted_lanes(lanes, channels, shapes[path[n + 1]][2])
+            for adapter in adapters(form, channels, lanes, wanted):
+                cycles = max(cycles, height * width * adapter.ii)
+                total += stage_resources(adapter, self.target)
+            lanes = wanted
+        return (cycles, total) if cycles else None
+
+    def _option(self, node: Node, choice: Choice) -> Option:
+        key = node.name, choice
+        if key not in self._options:
+            stage = self.stage(node, choice, 0)
+            height, width, channels = self.graph.input.shape
+            self._options[key] = Option(
+                cycles=choice.cycles,
+                in_lanes=stage.in_lanes,
+                out_lanes=stage.out_lanes,
+                movable=choice.multipliers if self._moves(node) else 0,
+                cells=stage_resources(stage.engine, self.target),
+                fill_cycles=height * width * beats(channels, min(choice.lanes, channels)),
+                delay_cycles=stage.engine.latency,
+            )
+        return self._options[key]
+
+    def _moves(self, node: Node) -> bool:
+        """Whether a layer's multipliers may be blocks or fabric, as the planner likes; a pooling only adds."""
+        return self.target.family == "ecp5" and self.target.dsps is not None and not isinstance(node, QAveragePool)
+
+    @cached_property
+    def _blocks(self) -> Mapping[str, Resources]:
+        """What a block takes more than a fabric multiplier, by layer."""
+        found = {node.name: Resources() for node in self.nodes}
+        for node in self.nodes:
+            least = min(self.menus[node.name], key=lambda choice: choice.cost)
+            if self._moves(node) and (count := least.multipliers):
+                hard, soft = (stage_resources(self.stage(node, least, n).engine, self.target) for n in (count, 0))
+                more = {kind: -((amount(soft, kind) - amount(hard, kind)) // count) for kind in KINDS}
+                found[node.name] = Resources(**more)
+        return found
+
+    def _head(self, node: Node) -> float:
+        """The part of its input that a layer waits for before it starts."""
+        window = self.stage(node, self.menus[node.name][0], 0).window
+        if window is None:
+            return 0.0
+        rows = min(max(window.extent[0] - window.padding[0][0], 1), window.height)
+        columns = min(max(window.extent[1] - window.padding[1][0], 1), window.width)
+        return ((rows - 1) * window.width + columns) / (window.height * window.width)
+
+    def _tail(self, node: Node) -> float:
+        """The part of its output that a layer makes when its last input has come."""
+        window = self.stage(node, self.menus[node.name][0], 0).window
+        if window is None:
+            return 0.0
+        rows = min(-(-(window.height + window.padding[0][0] - window.extent[0]) // window.stride[0]), window.out_height - 1)
+        columns = min(-(-(window.width + window.padding[1][0] - window.extent[1]) // window.stride[1]), window.out_width - 1)
+        return 1 - (max(rows, 0) * window.out_width + max(columns, 0)) / (window.out_height * window.out_width)
+
+
+def _of_interest(menu: Sequence[Choice], interval: int) -> list[Choice]:
+    """The foldings that are fast enough, without those that are clearly worse than another one."""
+    near = interval // AHEAD
+    paces: dict[int, list[Choice]] = defaultdict(list)
+    for choice in menu:
+        if choice.cycles <= interval:
+            paces[max(choice.cycles, near)].append(choice)
+    kept: dict[tuple[int, int], list[tuple[tuple[int, int, int], Choice]]] = defaultdict(list)
+    fewest = max((choice.multipliers for choice in menu), default=0)
+    for pace in sorted(paces):
+        fewest = min(fewest, *(choice.multipliers for choice in paces[pace])) if paces[pace] else fewest
+        for choice in sorted(paces[pace], key=_measures):
+            same, measures = kept[choice.lanes, choice.rows], _measures(choice)
+            worse = any(all(a <= b for a, b in zip(other, measures, strict=True)) for other, _ in same)
+            if choice.multipliers <= WASTE * fewest and not worse:
+                same.append((measures, choice))
+    return [choice for same in kept.values() for _measures, choice in same]
+
+
+def _measures(choice: Choice) -> tuple[int, int, int]:
+    """What makes a folding large, apart from its lanes."""
+    return choice.multipliers, choice.rows * choice.pes, choice.parallel[0] * choice.parallel[1]
