@@ -469,6 +469,7 @@ def manifest(emission: Emission) -> dict[str, Any]:
         "certificates": [dataclasses.asdict(proof) for proof in proofs],
         "estimate": dataclasses.asdict(plan.resources),
         "estimate_error": dict(load_fit(plan.target.family).error),
+        "estimate_mhz": load_fit(plan.target.family).mhz,
         **emission.extra,
     }
 

@@ -1,7 +1,8 @@
 """How much of a device a pipeline takes, before synthesis.
 
-Multipliers and block RAMs are counted as the leaf cells will instantiate or infer them; look-up tables and flip-flops follow
-from the widths of each component's registers and adders. ``bench/digits.py`` prints the estimate beside the synthesized counts.
+Multipliers and block RAMs are counted as the leaf cells will instantiate or infer them. Look-up tables and flip-flops are sums
+over `convfold.compiler.features`, each times what it costs; ``bench/calibrate.py`` fits that to synthesized parts, and says
+how far off whole networks are.
 """
 
 from __future__ import annotations

@@ -28,14 +28,14 @@ from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.lookup import LookupParams
 from convfold.hdl.mac_row import MacRowParams
 from convfold.hdl.max_pool import MaxPoolParams
-from convfold.hdl.multiplier import MultiplierParams
+from convfold.hdl.multiplier import MultiplierParams, hard_share
 from convfold.hdl.pad import PadParams
 from convfold.hdl.pipe import PipeParams
 from convfold.hdl.product import ProductParams
 from convfold.hdl.queue import QueueParams
 from convfold.hdl.ram import RamParams
 from convfold.hdl.reorder import ReorderParams
-from convfold.hdl.requantizer import RequantizerParams
+from convfold.hdl.requantizer import TABLE_CYCLES, RequantizerParams
 from convfold.hdl.rom import RomParams
 from convfold.hdl.scale import ScaleParams
 from convfold.hdl.ties import TiesParams
@@ -183,6 +183,9 @@ def _multipliers(p: MultiplierParams, count: int) -> Iterator[Feature]:
     if p.kind == "ecp5":
         yield DSP, count
         yield "multiplier.wait", count * max(p.latency - 3, 0) * (p.a_bits + p.b_bits)
+    elif p.kind == "ice40":
+        yield DSP, p.block_params.blocks(count)
+        yield "multiplier.wait", count * max(p.latency - 3, 0) * (p.a_bits + p.b_bits)
     else:
         yield p.kind, count
         yield f"{p.kind}.area", count * p.a_bits * p.b_bits
@@ -193,11 +196,13 @@ def _dots(row: MacRowParams | LaneRowParams) -> Iterator[Feature]:
     """Multipliers, adder trees and accumulators of all elements."""
     p, multipliers = row.dot, row.pes * row.taps
     if p.w_bits:
-        if row.hard:
-            yield from _multipliers(p.multiplier_params(0), row.hard)
-        if row.hard < multipliers:
-            yield from _multipliers(replace(p, hard=0).multiplier_params(0), multipliers - row.hard)
-    count, width = p.taps, p.x_bits + (not p.x_signed) * (not p.w_bits) + p.w_bits
+        soft = multipliers - row.hard
+        for hard, elements in Counter(hard_share(row.hard, e, row.taps) for e in range(row.pes)).items():
+            if hard:
+                yield from _many(elements, _multipliers(p.multiplier_params(0), hard))
+        if soft:
+            yield from _multipliers(replace(p, hard=0).multiplier_params(0), soft)
+    count, width = p.taps, p.x_bits + (p.w_bits or not p.x_signed)
     while count > 1:
         yield "tree", row.pes * (count // 2) * width
         yield "tree.registers", row.pes * -(-count // 2) * (width + 1)
@@ -211,7 +216,7 @@ def _mac_row(p: MacRowParams, family: str) -> Iterator[Feature]:
     yield "row.hops", p.pes * p.taps * p.x_bits
     yield "row.addresses", p.pes * _bits(p.depth_words)
     yield "row.elements", p.pes
-    yield "row.drain", p.pes * p.acc_bits
+    yield from _drain("row", p)
     yield from _many(p.pes, _rom(p.rom_params, family))
 
 
@@ -219,26 +224,43 @@ def _lane_row(p: LaneRowParams, family: str) -> Iterator[Feature]:
     yield from _dots(p)
     yield "lane", 1
     yield "lane.elements", p.pes
-    yield "lane.drain", p.pes * p.acc_bits
+    yield from _drain("lane", p)
     if p.w_bits:
         yield from _rom(p.rom_params, family)
 
 
-def _requantizer(p: RequantizerParams, family: str) -> Iterator[Feature]:
-    yield "requantizer", 1
-    yield "requantizer.sum", p.acc_bits
-    yield "requantizer.slots", _bits(p.slots) + _bits(p.walk.count)
-    yield "requantizer.out", p.out_bits
-    if p.serial:
-        yield "requantizer.serial", 1
-        yield "requantizer.serial.sum", p.acc_bits
-        yield "requantizer.serial.factor", p.multiplier_bits
+def _drain(kind: str, p: MacRowParams | LaneRowParams) -> Iterator[Feature]:
+    if p.word_cycles == 1:
+        yield f"{kind}.drain", p.pes * p.acc_bits
     else:
-        yield "requantizer.digits", p.digits
-        yield "requantizer.digits.sum", p.digits * p.acc_bits
-        yield "requantizer.digits.factor", p.digits * p.multiplier_bits
+        yield f"{kind}.slow drain", (p.pes - 1) * p.acc_bits
+        yield f"{kind}.last", p.acc_bits
+        yield "row.pace", _bits(p.word_cycles) * (p.pes > 1)
+
+
+def _requantizer(p: RequantizerParams, family: str) -> Iterator[Feature]:
+    wait = max(TABLE_CYCLES + 1 - p.ii, 0)
+    yield "requantizer", 1
+    yield "requantizer.delay", wait * p.acc_bits
+    yield "requantizer.slots", _bits(p.slots) + _bits(p.walk.count)
+    yield "requantizer.sum", 2 * p.digits
+    if p.steps > 1:
+        yield "requantizer.steps", 1
+        yield "requantizer.picked", 2 * p.digits
+        yield "requantizer.shifted", 2 * p.unit_digits * (p.steps - 1)
+    yield "requantizer.multiples", p.unit_digits * (p.multiplier_bits + 2)
+    count, width, places = p.unit_digits, p.multiplier_bits + 2, 2
+    while count > 1:
+        yield "requantizer.tree", count // 2 * width
+        yield "requantizer.tree.registers", -(-count // 2) * (width + places)
+        count, width, places = -(-count // 2), width + places, 2 * places
+    yield "requantizer.product", p.multiplier_bits + 2 * p.unit_digits
+    yield "requantizer.rounded", max(p.acc_bits + p.multiplier_bits - p.shift, 0)
+    yield "requantizer.low", p.shift
+    yield "requantizer.out", p.out_bits
     if p.split:
-        yield "requantizer.start", p.start_bits
+        yield "requantizer.split", 1
+        yield "requantizer.offsets", p.offset_bits * (1 + p.offset_tables)
     if p.rounding:
         yield from _ties(p.rounding)
     yield from _rom(p.factor_table, family)

@@ -330,9 +330,13 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
         f"{manifest['frames_per_second']:,.0f} frames/s at {manifest['plan_mhz']:g} MHz"
     )
     out.print(
-        f"estimate   {need['luts']:,} LUT, {need['ffs']:,} FF, {need['dsps']} DSP, {need['brams']} BRAM on {manifest['target']}; "
-        f"its mean error is {error['luts']:.0f} % of the LUT, {error['ffs']:.0f} % of the FF"
+        f"estimate   {need['luts']:,} LUT, {need['ffs']:,} FF, {need['dsps']} DSP, {need['brams']} BRAM on {manifest['target']}"
     )
+    if manifest["target"] != "generic":
+        out.print(
+            f"           mean errors: LUT {error['luts']:.0f} %, FF {error['ffs']:.0f} %; small networks are routed at "
+            f"{manifest['estimate_mhz']:.0f} MHz, give or take {error['mhz']:.0f} %"
+        )
     out.print(f"build      {escape(str(folder))}")
 
 

@@ -262,8 +262,8 @@ def pack(nextpnr: Nextpnr, netlist: Path, target: Target, cwd: Path, name: str =
     Raises:
         ToolError: nextpnr stops with an error.
     """
-    command = (*nextpnr.command, *target.nextpnr_args, "--json", _relative(netlist, cwd), "--pack-only", *_NO_PADS[target.family])
-    log = run_logged(f"nextpnr-{target.family}", command, cwd, f"{name}.log")
+    arguments = (*target.nextpnr_args, "--json", _relative(netlist, cwd), "--pack-only", *_NO_PADS[target.family])
+    log = run_logged(f"nextpnr-{target.family}", (*nextpnr.command, *arguments), cwd, f"{name}.log")
     text = log.read_text(encoding="utf-8", errors="replace")
     used = {cell: int(count) for cell, count in re.findall(r"(\w+): +(\d+)/", text)}
     counts = {kind: used.get(_CELLS[target.family][kind], 0) for kind in ("luts", "ffs", "dsps", "brams")}

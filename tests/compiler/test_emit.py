@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import jinja2
@@ -18,6 +19,7 @@ import pytest
 
 from convfold.api import Compiled, compile
 from convfold.compiler.emit import npz_bytes, render
+from convfold.compiler.estimate import stage_resources
 from convfold.compiler.passes import Options
 from convfold.compiler.tools.errors import ToolError
 from convfold.compiler.tools.simulators import Simulator, find_simulator, lint
@@ -194,11 +196,13 @@ def test_the_manifest_tells_the_whole_contract(builds: dict[str, Path], compiled
     for layer, stage in zip(manifest["layers"], plan.stages, strict=True):
         assert (layer["multipliers"], layer["cycles"]) == (stage.multipliers, stage.cycles)
         assert layer["source"].startswith("digits.toml: layer ")
+        assert layer["estimate"] == asdict(stage_resources(stage.engine, plan.target))
     assert [layer["name"] for layer in manifest["network"]][1:] == [
         *("edges", "blend", "project", "relu1", "mix", "norm", "relu2", "pool", "classify")
     ]
     assert {"rule", "layers", "taken", "reason", "macs_before", "macs_after", "error"} <= set(manifest["decisions"][0])
     assert set(manifest["estimate"]) == {"luts", "ffs", "dsps", "brams"}
+    assert set(manifest["estimate_error"]) == {"luts", "ffs", "mhz"}
 
 
 def test_arrays_are_as_narrow_as_they_can_be(builds: dict[str, Path], compiled: dict[str, Compiled]) -> None:
