@@ -117,14 +117,14 @@ def _tflite(seed: int) -> Path:
 def training(family: str) -> Iterator[Case]:
     """What the fit is made from."""
     target, slow, fast = {"ecp5": ("ecp5-85k", 6_000, 25_000), "ice40": ("ice40-up5k", None, 500)}[family]
-    yield Case("vgg smallest", lambda: _vgg().graph(), target, None)
+    yield Case("vgg smallest", lambda: _vgg().graph(), target, 1)
     yield Case("vgg", lambda: _vgg().graph(), target, slow)
     yield Case("vgg, 4 bits", lambda: _vgg().graph(), target, slow, 4, 4)
     yield Case("residual, few DSPs", lambda: _residual().graph(), target, slow, dsps=12 if family == "ecp5" else 4)
     yield Case("edges, 5 bits", lambda: _edges().graph(), target, slow, 6, 5, dsps=0)
     yield Case("separable", lambda: _separable().graph(), target, fast, dsps=3 if family == "ecp5" else 1)
     for seed in range(200, 202):
-        yield Case(f"tflite {seed}", lambda seed=seed: _tflite(seed), target, 20_000 if seed % 2 else None)
+        yield Case(f"tflite {seed}", lambda seed=seed: _tflite(seed), target, 20_000 if seed % 2 else 1)
     yield Case("movers", lambda: _movers().graph(), target, slow)
     yield Case("edges", lambda: _edges().graph(), target, fast)
 
