@@ -598,8 +598,8 @@ def _all(*flags: Value) -> Value:
 
 
 def _add(value: Value, step: Value, carry: Value) -> Value:
-    """``value + step + carry`` of signed numbers, on one carry chain."""
-    return (Cat(Const(1, 1), value).as_signed() + Cat(carry, step).as_signed()) >> 1
+    """``value + step + carry`` of signed numbers, on one carry chain, as wide as ``value``."""
+    return (Cat(Const(1, 1), value).as_signed() + Cat(carry, step).as_signed())[1 : len(value) + 1]
 
 
 def _fit(step: Value, bits: int) -> Value:
