@@ -6,14 +6,16 @@ needed, and once: most foldings are too slow for the interval at hand, or clearl
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from convfold.hdl.multiplier import FAMILIES
 from convfold.hdl.streams import beats
 
-from .engines import WIRES, Choice, Fixed, Stage, choices, fixed_parts, make_stage
+from .engines import WIRES, Choice, Fixed, Stage, block_products, choices, fixed_parts, make_stage
 from .estimate import Resources, stage_resources
 from .graph import Graph, Input, Node, QAveragePool
 from .pipeline import adapters, recounted_lanes
@@ -24,6 +26,8 @@ __all__ = ["Foldings"]
 
 WASTE = 2
 """A folding is left out if another one as fast has not half as many multipliers."""
+SAMPLE = 64
+"""Of an engine of up to so many multipliers it is seen what a block saves."""
 AHEAD = 4
 """Of layers that are more than so many times faster than the interval only the smallest folding is of interest."""
 
@@ -49,13 +53,15 @@ class Foldings:
         return fixed_parts(self.graph)
 
     @property
-    def leaves(self) -> str:
-        """The family of the leaf cells."""
+    def memory(self) -> str:
+        """The family of the memories."""
         return "ecp5" if self.target.family == "ecp5" else "behavioural"
 
-    def stage(self, node: Node, choice: Choice, hard: int) -> Stage:
-        """The engine of a layer with so many of its multipliers in blocks."""
-        return make_stage(self.graph, node, choice, self.fixed.get(node.name), self.leaves, hard, self.leaves)
+    def stage(self, node: Node, choice: Choice, blocks: int) -> Stage:
+        """The engine of a layer with so many hard blocks."""
+        family = self.target.family if self.target.family in FAMILIES else "behavioural"
+        hard = _hard_within(blocks, choice, self._products[node.name]) if blocks else 0
+        return make_stage(self.graph, node, choice, self.fixed.get(node.name), family, hard, self.memory)
 
     @property
     def fastest(self) -> int:
@@ -90,7 +96,7 @@ class Foldings:
                 menu = [min(menu, key=lambda choice: choice.cost)]
             options = tuple(self._option(node, choice) for choice in menu)
             head = self._head(node) if any(self._origin(name)[0] is None for name in node.inputs) else None
-            found.append((Layer(node.name, options, self._blocks[node.name], self._tail(node), head), menu))
+            found.append((Layer(node.name, options, self._tail(node), head), menu))
         return found
 
     def edges(self, layers: Sequence[Layer]) -> list[Edge]:
@@ -136,31 +142,51 @@ class Foldings:
         if key not in self._options:
             stage = self.stage(node, choice, 0)
             height, width, channels = self.graph.input.shape
+            blocks, block = self._blocks(node, choice)
             self._options[key] = Option(
                 cycles=choice.cycles,
                 in_lanes=stage.in_lanes,
                 out_lanes=stage.out_lanes,
-                movable=choice.multipliers if self._moves(node) else 0,
+                blocks=blocks,
+                block=block,
                 cells=stage_resources(stage.engine, self.target),
                 fill_cycles=height * width * beats(channels, min(choice.lanes, channels)),
                 delay_cycles=stage.engine.latency,
             )
         return self._options[key]
 
-    def _moves(self, node: Node) -> bool:
-        """Whether a layer's multipliers may be blocks or fabric, as the planner likes; a pooling only adds."""
-        return self.target.family == "ecp5" and self.target.dsps is not None and not isinstance(node, QAveragePool)
+    @cached_property
+    def _products(self) -> Mapping[str, int]:
+        """How many multipliers a block makes, by layer: 0 where there are no blocks for it. A pooling only adds."""
+        return {
+            node.name: block_products(self.graph, node, self.target.family)
+            if self.target.dsps and not isinstance(node, QAveragePool)
+            else 0
+            for node in self.nodes
+        }
+
+    def _blocks(self, node: Node, choice: Choice) -> tuple[int, Resources]:
+        """How many blocks hold a folding's multipliers, and what each of them takes more than those in fabric."""
+        products = self._products[node.name]
+        if not products or not choice.multipliers:
+            return 0, Resources()
+        count = _blocks(choice.multipliers, choice, products)
+        saved = self._savings[node.name]
+        more = {kind: -math.floor(saved[kind] * choice.multipliers / count) for kind in KINDS}
+        return count, Resources(**more | {"dsps": 1})
 
     @cached_property
-    def _blocks(self) -> Mapping[str, Resources]:
-        """What a block takes more than a fabric multiplier, by layer."""
-        found = {node.name: Resources() for node in self.nodes}
+    def _savings(self) -> Mapping[str, Mapping[str, float]]:
+        """What each multiplier in a block takes less than one in fabric, by layer and kind."""
+        found = {}
         for node in self.nodes:
-            least = min(self.menus[node.name], key=lambda choice: choice.cost)
-            if self._moves(node) and (count := least.multipliers):
-                hard, soft = (stage_resources(self.stage(node, least, n).engine, self.target) for n in (count, 0))
-                more = {kind: -((amount(soft, kind) - amount(hard, kind)) // count) for kind in KINDS}
-                found[node.name] = Resources(**more)
+            products = self._products[node.name]
+            folded = [choice for choice in self.menus[node.name] if 0 < choice.multipliers <= SAMPLE]
+            if products and folded:
+                choice = max(folded, key=lambda choice: choice.multipliers)
+                blocks = _blocks(choice.multipliers, choice, products)
+                hard, soft = (stage_resources(self.stage(node, choice, n).engine, self.target) for n in (blocks, 0))
+                found[node.name] = {kind: (amount(soft, kind) - amount(hard, kind)) / choice.multipliers for kind in KINDS}
         return found
 
     def _head(self, node: Node) -> float:
@@ -204,3 +230,14 @@ def _of_interest(menu: Sequence[Choice], interval: int) -> list[Choice]:
 def _measures(choice: Choice) -> tuple[int, int, int]:
     """What makes a folding large, apart from its lanes."""
     return choice.multipliers, choice.rows * choice.pes, choice.parallel[0] * choice.parallel[1]
+
+
+def _blocks(hard: int, choice: Choice, products: int) -> int:
+    """How many blocks hold the first ``hard`` multipliers, where a block makes ``products`` of one element's."""
+    whole, rest = divmod(hard, choice.element_taps)
+    return whole * -(-choice.element_taps // products) + -(-rest // products)
+
+
+def _hard_within(blocks: int, choice: Choice, products: int) -> int:
+    """The most multipliers that so many blocks hold, element by element."""
+    return max(n for n in range(choice.multipliers + 1) if _blocks(n, choice, products) <= blocks)

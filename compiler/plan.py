@@ -239,9 +239,9 @@ class _Planner:
             layers = [layer for layer, _ in foldings.layers(interval, plainest=True)]
             total = sum((layer.options[0].cells for layer in layers), rest)
             left = self.limits.get("dsps", 0) - total.dsps
-            for layer in sorted(layers, key=lambda layer: layer.options[0].movable, reverse=True):
-                count = min(left, layer.options[0].movable)
-                total += layer.block * count
+            for option in sorted((layer.options[0] for layer in layers), key=lambda option: option.blocks, reverse=True):
+                count = min(left, option.blocks)
+                total += option.block * count
                 left -= count
             return all(amount(total, kind) <= limit for kind, limit in self.limits.items())
 
@@ -280,7 +280,7 @@ class _Planner:
             return None
         return _Found(
             {
-                layer.name: (menu[pick.number], pick.hard)
+                layer.name: (menu[pick.number], pick.blocks)
                 for (layer, menu), pick in zip(listed, solution.picks, strict=True)
             },
             solution,
@@ -289,7 +289,7 @@ class _Planner:
     def _assemble(self, chosen: Mapping[str, tuple[Choice, int]]) -> Plan:
         foldings = self.foldings
         stages = {node.name: foldings.stage(node, *chosen[node.name]) for node in foldings.nodes}
-        pipeline = with_queues(foldings.graph, stages, foldings.leaves)
+        pipeline = with_queues(foldings.graph, stages, foldings.memory)
         return Plan(foldings.graph, self.target, tuple(stages.values()), pipeline)
 
     def _lacking(self, plan: Plan) -> list[str]:
@@ -380,9 +380,7 @@ def _weights(target: Target) -> dict[str, int]:
     """What one cell of each kind weighs: the share of the device that it is.
 
     A multiplier weighs an eighth of its share: it can do nothing else, so it should weigh less than the look-up tables and
-    flip-flops that would multiply in its place. Without a device look-up tables and flip-flops weigh alike.
+    flip-flops that would multiply in its place. Without a device cells weigh as on an ECP5-85F.
     """
-    have = target.resources()
-    if have["luts"] is None:
-        return {"luts": 1, "ffs": 1}
+    have = (target if target.luts is not None else TARGETS["ecp5-85k"]).resources()
     return {kind: UNIT // (count * (8 if kind == "dsps" else 1)) for kind in KINDS if (count := have[kind])}

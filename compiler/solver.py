@@ -39,15 +39,16 @@ PARTS = 10_000
 class Option:
     """One way to build a layer.
 
-    ``cycles`` a frame; beats of ``in_lanes`` and ``out_lanes``; ``movable`` multipliers may be fabric or blocks, and ``cells``
-    are what it takes with all of these in fabric. ``fill_cycles`` is how long the network's input takes to come in at
-    ``in_lanes``, and ``delay_cycles`` how long a sample is on its way through the engine.
+    ``cycles`` a frame; beats of ``in_lanes`` and ``out_lanes``. With all multipliers in fabric it takes ``cells``; up to
+    ``blocks`` hard blocks may make them, and each takes ``block`` more, negative for what it saves. ``fill_cycles`` is how long
+    the network's input takes to come in at ``in_lanes``, ``delay_cycles`` how long a sample is on its way through the engine.
     """
 
     cycles: int
     in_lanes: int
     out_lanes: int
-    movable: int
+    blocks: int
+    block: Resources
     cells: Resources
     fill_cycles: int = 0
     delay_cycles: int = 0
@@ -55,15 +56,12 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer's options, and the cells that each block in place of a fabric multiplier takes more, or saves if negative.
-
-    ``tail`` is the part of its frame that is still to be made when its last input has come; ``entry`` the part of the network's
-    input that it waits for before it starts, if it reads that.
+    """A layer's options. ``tail`` is the part of its frame that is still to be made when its last input has come; ``entry``
+    the part of the network's input that it waits for before it starts, if it reads that.
     """
 
     name: str
     options: tuple[Option, ...]
-    block: Resources
     tail: float = 0.0
     entry: float | None = None
 
@@ -106,10 +104,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """The option of a layer by its number, and how many of its multipliers are blocks."""
+    """The option of a layer by its number, and how many blocks it has."""
 
     number: int
-    hard: int
+    blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,21 @@ def solve(problem: Problem, goal: Goal, gap: float = GAP) -> Solution | None:
     picks = _Model(replace(problem, layers=tuple(layers)), goal, gap).run()
     if picks is None:
         return None
-    return evaluate(problem, [Pick(numbers[pick.number], pick.hard) for numbers, pick in zip(kept, picks, strict=True)])
+    picks = [Pick(numbers[pick.number], pick.blocks) for numbers, pick in zip(kept, picks, strict=True)]
+    return _settled(problem, evaluate(problem, picks), goal)
+
+
+def _settled(problem: Problem, solution: Solution, goal: Goal) -> Solution:
+    """The same with as many blocks, dealt out to those that save most and among equals to the greatest layers, if that holds."""
+    options = [layer.options[pick.number] for layer, pick in zip(problem.layers, solution.picks, strict=True)]
+    left = sum(pick.blocks for pick in solution.picks)
+    picks = list(solution.picks)
+    for n in sorted(range(len(options)), key=lambda n: (problem.area(options[n].block), -options[n].blocks)):
+        picks[n] = Pick(picks[n].number, min(left, options[n].blocks))
+        left -= picks[n].blocks
+    settled = evaluate(problem, picks)
+    holds = all(amount(settled.resources, kind) <= limit for kind, limit in problem.limits.items())
+    return settled if holds and goal != "share" and problem.area(settled.resources) <= problem.area(solution.resources) else solution
 
 
 def evaluate(problem: Problem, picks: Sequence[Pick]) -> Solution:
@@ -156,7 +168,7 @@ def evaluate(problem: Problem, picks: Sequence[Pick]) -> Solution:
     total, interval = Resources(), 0
     for layer, pick in zip(problem.layers, picks, strict=True):
         option = options[layer.name]
-        total += option.cells + layer.block * pick.hard
+        total += option.cells + option.block * pick.blocks
         interval = max(interval, option.cycles)
     for edge in problem.edges:
         cycles, cost = edge.joints.get((options[edge.source].out_lanes, options[edge.sink].in_lanes), NOTHING)
@@ -196,7 +208,7 @@ def _worthwhile(problem: Problem, layer: Layer) -> list[int]:
     most = math.inf if problem.interval is None else problem.interval
     numbers = [n for n, option in enumerate(options) if option.cycles <= most]
     timed = problem.latency is not None or problem.latency_weight > 0
-    costs = np.array([_costs(layer, options[n], timed) for n in numbers], dtype=np.int64)
+    costs = np.array([_costs(options[n], timed) for n in numbers], dtype=np.int64)
     joints = {lanes: _worst_joint(problem, layer.name, lanes) for lanes in {_lanes(options[n]) for n in numbers}}
     area = {n: problem.area(options[n].cells) for n in numbers}
     kept: list[int] = []  # places in `numbers`
@@ -224,9 +236,9 @@ def _lanes(option: Option) -> tuple[int, int]:
     return option.in_lanes, option.out_lanes
 
 
-def _costs(layer: Layer, option: Option, timed: bool) -> list[int]:
+def _costs(option: Option, timed: bool) -> list[int]:
     """All that an option may take more or less of than another: with no blocks, and with all that it can have."""
-    ends = option.cells, option.cells + layer.block * option.movable
+    ends = option.cells, option.cells + option.block * option.blocks
     cells = [amount(resources, kind) for resources in ends for kind in KINDS]
     return [*cells, option.cycles * timed, option.fill_cycles * timed, option.delay_cycles * timed]
 
@@ -258,7 +270,7 @@ class _Model:
         self.model = model = cp_model.CpModel()
         self.used: dict[str, list[cp_model.LinearExprT]] = {kind: [] for kind in KINDS}
         self.chosen: dict[str, list[cp_model.IntVar]] = {}
-        self.blocks: dict[str, cp_model.IntVar] = {}
+        self.blocks: dict[str, list[cp_model.IntVar]] = {}
         self.timed = problem.latency is not None or problem.latency_weight > 0
         for layer in problem.layers:
             self._layer(layer)
@@ -280,18 +292,20 @@ class _Model:
             model.minimize(sum(area))
 
     def _layer(self, layer: Layer) -> None:
-        """One option is chosen, and no more of its multipliers are blocks than it has."""
+        """One option is chosen, and it has no more blocks than it may."""
         chosen = [self.model.new_bool_var(f"{layer.name} {n}") for n in range(len(layer.options))]
         self.chosen[layer.name] = chosen
         self.model.add_exactly_one(chosen)
         for kind in KINDS:
             self.used[kind].append(_sum(chosen, [amount(option.cells, kind) for option in layer.options]))
-        movable = [option.movable for option in layer.options]
-        if any(movable):
-            self.blocks[layer.name] = count = self.model.new_int_var(0, max(movable), f"{layer.name} blocks")
-            self.model.add(count <= _sum(chosen, movable))
+        self.blocks[layer.name] = []
+        for block in dict.fromkeys(option.block for option in layer.options if option.blocks):
+            most = [option.blocks * (option.block == block) for option in layer.options]
+            count = self.model.new_int_var(0, max(most), f"{layer.name} blocks {block}")
+            self.blocks[layer.name].append(count)
+            self.model.add(count <= _sum(chosen, most))
             for kind in KINDS:
-                self.used[kind].append(amount(layer.block, kind) * count)
+                self.used[kind].append(amount(block, kind) * count)
 
     def _edge(self, edge: Edge) -> None:
         """What stands between the lanes of two layers counts, and is fast enough."""
@@ -360,7 +374,7 @@ class _Model:
         picks = []
         for name, chosen in self.chosen.items():
             number = next(n for n, literal in enumerate(chosen) if solver.boolean_value(literal))
-            picks.append(Pick(number, solver.value(self.blocks[name]) if name in self.blocks else 0))
+            picks.append(Pick(number, sum(solver.value(count) for count in self.blocks[name])))
         return picks
 
 
