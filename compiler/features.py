@@ -380,6 +380,7 @@ def _rom(p: RomParams, family: str) -> Iterator[Feature]:
             yield "pages", (pages - 1) * p.width_bits
     else:
         yield "table.data", p.width_bits
+        yield "table.address", _bits(p.depth_words)
         yield from _words(p.width_bits, p.depth_words, family, written=False)
 
 
@@ -391,7 +392,7 @@ def _ram(p: RamParams, family: str) -> Iterator[Feature]:
             yield "pages", (pages - 1) * p.width_bits
             yield "pages.write", pages
     else:
-        yield "table.data", p.width_bits
+        yield "store.data", p.width_bits
         yield from _words(p.width_bits, p.depth_words, family, written=True)
 
 
