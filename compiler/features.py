@@ -156,17 +156,22 @@ def _window(p: WindowParams, family: str) -> Iterator[Feature]:
     banks_r, banks_c = p.parallel
     banks, width = banks_r * banks_c, p.lanes * p.bits
     depth = p.rows // banks_r * -(-p.width // banks_c) * p.beats
+    column_bits = _bits(depth // (p.rows // banks_r)) + 1
+    counted = (p.width, p.beats, p.out_width, p.out_height, p.passes, p.steps, p.beats, p.kernel[1] // banks_c, banks_r, banks_c)
+    place = _bits(p.height) + _bits(p.width) + 4 + _bits(p.rows) + column_bits  # row, column, ring row, word: of window and tap
+    pixels = _bits(p.rows * p.width) + 1
     yield "window", 1
-    yield "window.counters", sum(map(_bits, (p.width, p.beats, p.out_width, p.out_height, p.passes, p.steps)))
-    yield "window.pixels", _bits(p.rows * p.width)
-    yield "window.place", _bits(depth) + _bits(p.rows) + _bits(p.height) + _bits(p.width)
+    yield "window.counters", sum(map(_bits, counted))
+    yield "window.pixels", pixels
+    yield "window.place", 2 * place
+    yield "window.group", column_bits + 2 * _bits(depth)
     yield "window.slots", banks_r * _bits(depth)
-    yield "window.columns", banks_c * (_bits(depth // (p.rows // banks_r)) + 1)
+    yield "window.columns", banks_c * column_bits
     yield "window.addresses", banks * _bits(depth)
     yield "window.table", p.rows * (1 + (banks_r > 1))
     yield "window.steps", p.out_height * any(p.padding[0]) + p.out_width * any(p.padding[1])
     yield "window.inside", banks_r * _bits(p.height) + banks_c * _bits(p.width)
-    yield "window.delays", (banks_r + banks_c) * p.latency
+    yield "window.delays", ((banks_r + banks_c) * (p.latency - 1)) + 4 * (_bits(banks_r) + _bits(banks_c)) + banks
     yield "window.written", width
     if any(side for sides in p.padding for side in sides):
         yield "window.masked", banks * width
@@ -202,11 +207,13 @@ def _dots(row: MacRowParams | LaneRowParams) -> Iterator[Feature]:
                 yield from _many(elements, _multipliers(p.multiplier_params(0), hard))
         if soft:
             yield from _multipliers(replace(p, hard=0).multiplier_params(0), soft)
-    count, width = p.taps, p.x_bits + (p.w_bits or not p.x_signed)
-    while count > 1:
-        yield "tree", row.pes * (count // 2) * width
-        yield "tree.registers", row.pes * -(-count // 2) * (width + 1)
-        count, width = -(-count // 2), width + 1
+    widths = [p.x_bits + (p.w_bits or not p.x_signed)] * p.taps
+    while len(widths) > 1:
+        pairs = [widths[n : n + 2] for n in range(0, len(widths), 2)]
+        widths = [max(pair) + len(pair) - 1 for pair in pairs]
+        yield "tree", row.pes * sum(width for width, pair in zip(widths, pairs, strict=True) if len(pair) > 1)
+        yield "tree.registers", row.pes * sum(widths)
+    yield "row.delays", 2 * (p.latency - 1)
     yield "sum", row.pes * p.acc_bits
 
 
@@ -216,6 +223,7 @@ def _mac_row(p: MacRowParams, family: str) -> Iterator[Feature]:
     yield "row.hops", p.pes * p.taps * p.x_bits
     yield "row.addresses", p.pes * _bits(p.depth_words)
     yield "row.elements", p.pes
+    yield "row.flags", 4 * p.pes + (p.pes - 1)
     yield from _drain("row", p)
     yield from _many(p.pes, _rom(p.rom_params, family))
 
@@ -224,18 +232,18 @@ def _lane_row(p: LaneRowParams, family: str) -> Iterator[Feature]:
     yield from _dots(p)
     yield "lane", 1
     yield "lane.elements", p.pes
+    yield "row.flags", p.pes + 2
     yield from _drain("lane", p)
     if p.w_bits:
         yield from _rom(p.rom_params, family)
 
 
 def _drain(kind: str, p: MacRowParams | LaneRowParams) -> Iterator[Feature]:
-    if p.word_cycles == 1:
-        yield f"{kind}.drain", p.pes * p.acc_bits
-    else:
-        yield f"{kind}.slow drain", (p.pes - 1) * p.acc_bits
-        yield f"{kind}.last", p.acc_bits
-        yield "row.pace", _bits(p.word_cycles) * (p.pes > 1)
+    """Sums on their way out: one register a hop, or two where a sum leaves every cycle and samples hop along."""
+    yield "row.drain", p.pes * p.acc_bits * (1 + (kind == "row" and p.word_cycles == 1))
+    yield f"{kind}.choice", (p.pes - 1) * p.acc_bits
+    if p.pes > 1:
+        yield "row.pace", _bits(p.word_cycles) + 2
 
 
 def _requantizer(p: RequantizerParams, family: str) -> Iterator[Feature]:
@@ -380,6 +388,7 @@ def _rom(p: RomParams, family: str) -> Iterator[Feature]:
             yield "pages", (pages - 1) * p.width_bits
     else:
         yield "table.data", p.width_bits
+        yield "table.address", _bits(p.depth_words)
         yield from _words(p.width_bits, p.depth_words, family, written=False)
 
 
@@ -391,7 +400,7 @@ def _ram(p: RamParams, family: str) -> Iterator[Feature]:
             yield "pages", (pages - 1) * p.width_bits
             yield "pages.write", pages
     else:
-        yield "table.data", p.width_bits
+        yield "store.data", p.width_bits
         yield from _words(p.width_bits, p.depth_words, family, written=True)
 
 
