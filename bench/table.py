@@ -128,7 +128,9 @@ def draw(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     from matplotlib.patches import Patch
 
     tasks = [
-        (title, [row for row in group if row.ours or row.rate is not None]) for title, plotted, group in rows(results) if plotted
+        (title, [row for row in group if row.ours or row.rate is not None])
+        for title, plotted, group in rows(results)
+        if plotted
     ]
     if not tasks:
         return

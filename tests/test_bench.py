@@ -46,7 +46,7 @@ def test_a_rate_needs_simulated_cycles_and_a_routed_clock() -> None:
 
 def test_anchors_stand_beside_ours_and_are_marked() -> None:
     text = table({"resnet8": result("simulation", "route")})
-    anchors = [group.anchors for group in GROUPS if group.name == "resnet8"][0]
+    anchors = {group.name: group.anchors for group in GROUPS}["resnet8"]
     assert text.count("| published: ") == len(anchors)
     assert line_of(text, "GAP9")[2:4] == ["1,623", "616.1"]
     assert [title for title, *_ in rows({"resnet8": result()})] == [g.title for g in GROUPS if g.name == "resnet8"]
