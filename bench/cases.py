@@ -44,7 +44,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A published result; ``remark`` names the source. Of a ``single_stream`` the ``rate``, in inferences/s, is one over latency."""
+    """A published result; ``remark`` names the source. The ``rate`` of a ``single_stream`` is one over its latency."""
 
     name: str
     device: str
