@@ -49,7 +49,8 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/test.stamp
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
-bench: $(VENV)/demo.stamp
+# BENCH_ARGS="--route --publish" places and routes too, and writes docs/benchmarks.md; --only NAME takes one case.
+bench: $(VENV)/bench.stamp
 	$(BIN)/python bench/bench.py $(BENCH_ARGS)
 
 # Half an hour of processor time for the parts, and as much for the networks that they are checked on.
@@ -99,6 +100,10 @@ $(BIN)/python:
 
 $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[sim,synth,examples]'
+	@touch $@
+
+$(VENV)/bench.stamp: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[bench]'
 	@touch $@
 
 $(VENV)/test.stamp: pyproject.toml | $(BIN)/python

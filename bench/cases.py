@@ -1,8 +1,8 @@
 """What `bench/bench.py` measures, and what others have published for the same task.
 
-A case is a network, a target and a rate; a group is a task with its cases and its anchors. Anchors are quoted, never measured by
-the bench: closed division of MLPerf Tiny unless said otherwise, and peers' Verilog that we once put through the same yosys and
-nextpnr (the remark then says so).
+A case is a network, a target and a rate; a group is a task with its cases and its anchors. Anchors are quoted, never measured
+by the bench: from the published result files of MLPerf Tiny, or peers' Verilog that we once put through the same yosys and
+nextpnr. The remark says which.
 """
 
 from __future__ import annotations
@@ -44,16 +44,20 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A published result: inferences a second, and single-stream latency if it was told; ``remark`` names the source."""
+    """A published result; ``remark`` names the source. The ``rate`` of a ``single_stream`` is one over its latency."""
 
     name: str
     device: str
     rate: float | None
-    latency_us: float | None
     remark: str
+    single_stream: bool = False
     luts: int | None = None
     macs_per_cycle: float | None = None
     fmax_mhz: float | None = None
+
+    @property
+    def latency_us(self) -> float | None:
+        return 1e6 / self.rate if self.single_stream and self.rate else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +117,8 @@ GROUPS = (
         "One 3×3 convolution, 16 → 16 channels, 32×32, int8 (2.36 M MAC)",
         (Case("layer", "convfold, 144 multipliers", layer, on("ecp5-85k", 6100), frames=10, freq_mhz=180),),
         (
-            Anchor("NNgen", "ECP5-85F", 227, None, HERE, luts=23_378, macs_per_cycle=8.9, fmax_mhz=60.4),
-            Anchor("our prototype", "ECP5-85F", 7_112, None, "routed, before this project", luts=6_080),
+            Anchor("NNgen", "ECP5-85F", 227, HERE, luts=23_378, macs_per_cycle=8.9, fmax_mhz=60.4),
+            Anchor("our prototype", "ECP5-85F", 7_112, "routed, before this project", luts=6_080),
         ),
     ),
     Group(
@@ -122,13 +126,13 @@ GROUPS = (
         "Image classification, ResNet-8, int8 (12.5 M MAC)",
         (Case("resnet8", "convfold", pretrained("resnet8"), on("ecp5-85k", 2000), freq_mhz=140),),
         (
-            Anchor("fpgaConvNet", "XC7Z045, 900 DSP48", 6_790, 147, TINY),
-            Anchor("fpgaConvNet", "XC7Z020, 220 DSP48", 2_431, 410, TINY),
-            Anchor("hls4ml, own small net", "XC7Z020", 131, None, OPEN),
-            Anchor("FINN, own 1-bit net", "XC7Z020", 661, None, OPEN),
-            Anchor("NNgen, ideal memory", "ECP5-85F", 35, None, f"{HERE}: 1,720,881 cycles at 60.4 MHz", macs_per_cycle=7.3),
-            Anchor("GAP9", "microcontroller", 1_623, None, TINY),
-            Anchor("Snapdragon NPU", "phone", 10_437, None, TINY),
+            Anchor("fpgaConvNet", "XC7Z045, 900 DSP48", 6_790, TINY, True),
+            Anchor("fpgaConvNet", "XC7Z020, 220 DSP48", 2_431, TINY, True),
+            Anchor("FINN, its own 1-bit net", "FPGA", 661, OPEN, True),
+            Anchor("hls4ml, its own small net", "FPGA", 131, OPEN, True),
+            Anchor("NNgen, with ideal memory", "ECP5-85F", None, "its Verilog simulated: 1,720,881 cycles", macs_per_cycle=7.3),
+            Anchor("GAP9", "microcontroller class", 1_623, TINY, True),
+            Anchor("Snapdragon NPU", "phone", 10_437, TINY, True),
         ),
     ),
     Group(
@@ -136,9 +140,10 @@ GROUPS = (
         "Keyword spotting, DS-CNN, int8 (2.7 M MAC)",
         (Case("kws", "convfold", pretrained("kws"), on("ecp5-85k", 3000), freq_mhz=140),),
         (
-            Anchor("fpgaConvNet", "XC7Z020, 220 DSP48", 3_088, 324, TINY),
-            Anchor("GAP9", "microcontroller", 2_103, None, TINY),
-            Anchor("Snapdragon NPU", "phone", 15_396, None, TINY),
+            Anchor("fpgaConvNet", "XC7Z020, 220 DSP48", 3_088, TINY, True),
+            Anchor("hls4ml, its own 3-bit MLP", "FPGA", 57_268, OPEN, True),
+            Anchor("GAP9", "microcontroller class", 2_103, TINY, True),
+            Anchor("Snapdragon NPU", "phone", 15_396, TINY, True),
         ),
     ),
     Group(

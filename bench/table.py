@@ -108,7 +108,8 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
 *Measured* is ours: cycles of the simulated Verilog, every output beat equal to the golden model's, over the clock that nextpnr
 reports after routing (ECP5 in its slowest speed grade, 6). Inferences/s are frames back to back; latency is a frame alone, from
 its first beat in to its last beat out. *Multipliers busy* is the share of cycles in which a multiplier is fed, over all
-multipliers of all layers, frames back to back. In brackets: the estimate that `convfold compile` prints. *Published* is quoted.
+multipliers of all layers, frames back to back. In brackets: the estimate that `convfold compile` prints. *Published* is
+quoted; the rates of MLPerf Tiny are those of a single stream, one over the latency.
 
     make bench BENCH_ARGS="--route --publish"      # this page; hours, so rather case by case:
     python bench/bench.py --only resnet8 --route --seeds 4
@@ -124,8 +125,13 @@ def draw(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.patches import Patch
 
-    tasks = [(title, group) for title, plotted, group in rows(results) if plotted]
+    tasks = [
+        (title, [row for row in group if row.ours or row.rate is not None])
+        for title, plotted, group in rows(results)
+        if plotted
+    ]
     if not tasks:
         return
     heights = [len(group) + 1.6 for _title, group in tasks]
@@ -140,7 +146,7 @@ def draw(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         left.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     axes[-1][0].set_xlabel("inferences a second: more is better", color=SOFT)
     axes[-1][1].set_xlabel("single-stream latency, µs: less is better", color=SOFT)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (OURS, THEIRS)]
+    handles = [Patch(color=colour) for colour in (OURS, THEIRS)]
     names = ["measured: bit-exact cycles over the routed clock", "published"]
     figure.legend(handles, names, loc="outside upper center", ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +161,7 @@ def _bars(axis: Any, names: Sequence[str], values: Sequence[float | None], group
     most = 10 * max(known) if known else 10.0
     axis.set_xscale("log")
     axis.set_xlim(least, most)
+    axis.set_ylim(-0.6, len(names) - 0.4)
     axis.set_yticks(range(len(names)), names)
     for place, (value, row) in enumerate(zip(values, group, strict=True)):
         if value is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import cycle, pairwise
 from pathlib import Path
@@ -229,11 +229,11 @@ def _check(good: bool, message: str) -> None:
         raise AssertionError(message)
 
 
-def _compare(profile: Profile) -> Callable[[Checks], Awaitable[None]]:
+def _compare(profile: Profile) -> Callable[[Checks], Coroutine[Any, Any, None]]:
     return lambda checks: checks.compare(profile)
 
 
-TESTS: Mapping[str, Callable[[Checks], Awaitable[None]]] = {
+TESTS: Mapping[str, Callable[[Checks], Coroutine[Any, Any, None]]] = {
     "latency_and_interval": Checks.measure,
     **{name.replace("none", "no stalls").replace(" ", "_"): _compare(profile) for name, profile in PROFILES.items()},
     "frames_of_wrong_length": Checks.recover,

@@ -19,7 +19,9 @@ from convfold.compiler.layers import OPERATORS
 from convfold.compiler.spec import load_spec
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MEASURED = ROOT / "docs" / "benchmarks.md"
+"""Written by ``make bench`` and holds no program."""
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page != MEASURED)]
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 END_OF_BLOCK = "\x1e"
