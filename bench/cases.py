@@ -89,6 +89,26 @@ def digits(_folder: Path) -> list[str]:
     return [str(DIGITS / "digits.toml"), *samples]
 
 
+def up5k(folder: Path) -> list[str]:
+    """A net for 8×8 images with weights drawn from a fixed seed: as long with 2 and 14 multipliers in its convolutions."""
+    rng = np.random.default_rng(0)
+    shapes = {"edges": (14, 3, 3, 1), "mix": (28, 3, 3, 14), "classify": (10, 4 * 4 * 28)}
+    arrays = {f"{name}.w": rng.normal(size=shape) / np.prod(shape[1:]) ** 0.5 for name, shape in shapes.items()}
+    arrays |= {f"{name}.b": rng.normal(size=shape[0]) / 4 for name, shape in shapes.items()}
+    np.savez(folder / "up5k.npz", allow_pickle=False, **arrays)
+    network = {"name": "up5k", "weights": "up5k.npz", "input": {"shape": [8, 8, 1], "range": [0.0, 1.0]}}
+    layers = [
+        {"name": "edges", "op": "conv2d", "padding": "same"},
+        {"name": "relu1", "op": "relu"},
+        {"name": "mix", "op": "conv2d", "stride": 2, "padding": "same"},
+        {"name": "relu2", "op": "relu"},
+        {"name": "classify", "op": "dense"},
+    ]
+    (folder / "up5k.json").write_text(json.dumps({"network": network, "layer": layers}), encoding="utf-8")
+    np.savez(folder / "images.npz", allow_pickle=False, x=rng.uniform(0, 1, (16, 8, 8, 1)))
+    return [str(folder / "up5k.json"), "--calibration", str(folder / "images.npz")]
+
+
 def pretrained(name: str) -> Network:
     """An int8 model of the folder of real models, with real frames."""
 
@@ -145,6 +165,17 @@ GROUPS = (
             Anchor("GAP9", "microcontroller class", 2_103, TINY, True),
             Anchor("Snapdragon NPU", "phone", 15_396, TINY, True),
         ),
+    ),
+    Group(
+        "up5k",
+        "A conv net on the 16 multipliers of an iCE40 UP5K, int8 (0.07 M MAC)",
+        (Case("up5k", "convfold, two convolutions and a dense layer", up5k, on("ice40-up5k", 5_900), frames=10, freq_mhz=48),),
+        (
+            Anchor(
+                "MARLANN", "iCE40 UP5K", None, None, "a hand-written engine, run at 12 MHz", macs_per_cycle=12.8, fmax_mhz=26
+            ),
+        ),
+        plotted=False,
     ),
     Group(
         "digits",
