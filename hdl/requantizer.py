@@ -20,7 +20,8 @@ __all__ = ["Requantizer", "RequantizerParams"]
 
 MULTIPLIER_BITS = 17
 MOST_MULTIPLIER_BITS = 40
-TABLE_CYCLES = 3  # address register and ROM
+TABLE_CYCLES = 3
+"""From reset to the constants of the first sum: address register and ROM."""
 
 
 @dataclass(frozen=True, slots=True)
