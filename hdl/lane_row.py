@@ -23,11 +23,12 @@ class LaneRowParams:
     """``pes`` dot products at once, each of ``taps`` samples of its own a cycle: `MacRowParams` without sharing.
 
     For every pass, element ``e`` computes ``acc[e] = Σ_steps Σ_taps x[e] · w[e]`` and the row sends the sums out one every
-    ``word_cycles``, the last element first. As no element waits for another, all sums of a pass are done in one cycle. Without weights
-    (``w_bits`` 0) the samples are only added.
+    ``word_cycles``, the last element first. As no element waits for another, all sums of a pass are done in one cycle.
+    Without weights (``w_bits`` 0) the samples are only added.
 
     *Timing* ``ii`` 1 cycle a step; passes have at least ``pes · word_cycles`` steps. The first sum of a pass leaves
-    ``latency`` cycles after its last step enters, the others ``word_cycles`` apart. ``i_address`` runs ``address_lead`` cycles ahead.
+    ``latency`` cycles after its last step enters, the others ``word_cycles`` apart. ``i_address`` runs ``address_lead``
+    cycles ahead.
 
     *Parameters* as `MacRowParams`; the words of all elements lie side by side in one table.
     """

@@ -290,6 +290,7 @@ class MacStage(wiring.Component):
         first = delay(m, step.first, p.window.latency, "taps_first", reset_less=True)
         last = delay(m, step.last, p.window.latency, "taps_last", reset_less=True)
 
+        # Sums come no earlier than the requantizers' first constants: `TABLE_CYCLES` are less than the latency of any window.
         results: list[Value] = []
         ready: list[Value] = []
         for r in range(p.rows):

@@ -20,7 +20,8 @@ __all__ = ["Requantizer", "RequantizerParams"]
 
 MULTIPLIER_BITS = 17
 MOST_MULTIPLIER_BITS = 40
-TABLE_CYCLES = 3  # address register and ROM
+TABLE_CYCLES = 3
+"""From reset to the constants of the first sum: address register and ROM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,8 @@ class RequantizerParams:
     look-up table a bit: ``unit_digits`` at a time, least significant first, and a tree of adders brings them together. They are
     the plain digits of the sum, less 1, after 1 is added to each: that is ``(4**digits − 1) / 3``, and part of the bias.
 
-    *Timing* ``ii`` cycles from sum to sum; the first one comes `TABLE_CYCLES` after the reset, or later. ``latency`` cycles from
-    sum to result: one a step, one a level of the tree, and 4 to 8.
+    *Timing* ``ii`` cycles from sum to sum; the first one comes `TABLE_CYCLES` after the reset, or later. ``latency`` cycles
+    from sum to result: one a step, one a level of the tree, and 4 to 8.
     *Parameters* ``acc_bits``: signed width that holds every sum with and without its bias; ``offset_bits``: signed width of
     the offsets in tables less ``2**(shift−1)``, of which the lowest ``offset_shift`` bits are 0 and not stored; ``positive``,
     ``negative``: offsets that all channels have in common, and in no table (the first only with the second); ``uniform``: the
@@ -395,7 +396,7 @@ class Requantizer(wiring.Component):
         return terms[0]
 
     def _round(self, m: Module, total: Value) -> None:
-        """One half, the zero point and the limits: in place of these 0 and their distance, for they are less to compare with."""
+        """One half, the zero point and the limits; in place of these 0 and their distance: less to compare with."""
         p = self.params
         place = max(p.shift - 1, 0)
         zero_point = 0 if p.rounding else p.zero_point - p.low

@@ -258,7 +258,11 @@ def assert_latency(stage: ConvStage[Any], run: Run) -> None:
     params = stage.params
     last_steps = run.watched[params.window.steps - 1 :: params.window.steps]
     words = [min(params.pass_words, params.words - n * params.pass_words) for n in range(params.passes)]
-    due = [cycle + params.latency + n * params.word_cycles for k, cycle in enumerate(last_steps) for n in range(words[k % params.passes])]
+    due = [
+        cycle + params.latency + n * params.word_cycles
+        for k, cycle in enumerate(last_steps)
+        for n in range(words[k % params.passes])
+    ]
     assert run.cycles == due, f"latency of {params.latency} cycles"
 
 
@@ -284,7 +288,9 @@ CHOSEN = {
     "slow requantizer": ConvCase((3, 3, 2), 3, (3, 3), padding=SAME, requantizer_ii=18, bits=5, signed=True),
     "slow, two rows": ConvCase((3, 2, 3), 5, (3, 3), padding=SAME, lanes=1, rows=2, requantizer_ii=13, zero_point=-5),
     "a sum every other cycle": ConvCase((3, 4, 2), 9, (3, 3), padding=SAME, pes=9, requantizer_ii=2),
-    "a sum every third cycle": ConvCase((3, 3, 4), 11, (3, 3), padding=SAME, rows=2, pes=3, lanes=3, requantizer_ii=3, signed=True),
+    "a sum every third cycle": ConvCase(
+        (3, 3, 4), 11, (3, 3), padding=SAME, rows=2, pes=3, lanes=3, requantizer_ii=3, signed=True
+    ),
     "kernel rows at once": ConvCase((5, 5, 3), 5, (3, 3), padding=SAME, lanes=2, pes=2, parallel=(3, 1)),
     "kernel at once": ConvCase((6, 7, 3), 5, (3, 3), (2, 2), ((0, 1), (1, 1)), 1, 2, 3, (3, 3), signed=True, pad_raw=-9),
     "classes": ConvCase(
@@ -311,13 +317,15 @@ CHOSEN = {
     "groups, classes": ConvCase((4, 4, 4), 4, (2, 2), padding=SAME, rows=2, groups=2, class_rows=(0, 1, 4), class_cols=(0, 4)),
     "groups, a channel each": ConvCase((3, 4, 3), 6, (2, 3), rows=2, groups=3),
     "split": ConvCase((3, 3, 2), 5, (3, 2), padding=SAME, rows=2, pes=2, signed=True, split=True, multiplier_bits=23),
-    "split, slow": ConvCase((2, 3, 3), 2, (3, 3), padding=SAME, signed=True, requantizer_ii=13, split=True, multiplier_bits=25, pes=2),
+    "split, slow": ConvCase(
+        (2, 3, 3), 2, (3, 3), padding=SAME, signed=True, requantizer_ii=13, split=True, multiplier_bits=25, pes=2
+    ),
     "split, narrow": ConvCase((3, 3, 5), 6, (1, 1), lanes=5, rows=6, split=True, multiplier_bits=1, zero_point=-5),
     "split, one table": ConvCase((3, 3, 2), 5, (3, 2), rows=2, pes=2, signed=True, split=True, tables=1),
     "split, no tables": ConvCase((3, 3, 2), 3, (3, 2), rows=3, pes=1, signed=True, split=True, tables=0),
     "ties": ConvCase((4, 4, 3), 4, (2, 2), rows=2, bits=3, weight_bits=2, out_bits=4, even=True, multiplier_bits=2),
     "ties, slow": ConvCase(
-        (3, 3, 3), 2, (3, 2), bits=3, weight_bits=2, out_bits=5, pes=2, requantizer_ii=9, even=True, multiplier_bits=3, zero_point=3
+        (3, 3, 3), 2, (3, 2), bits=3, weight_bits=2, out_bits=5, pes=2, requantizer_ii=9, even=True, multiplier_bits=3
     ),
 }
 

@@ -12,6 +12,7 @@ from amaranth.hdl import ResetInserter, Signal, Value
 
 from convfold.hdl.conv import ConvParams
 from convfold.hdl.credits import Credits
+from convfold.hdl.requantizer import TABLE_CYCLES
 from tests.hdl.bench import (
     Bench,
     StreamBench,
@@ -187,6 +188,11 @@ def test_weights_must_be_given() -> None:
 def test_a_slow_requantizer_needs_long_passes() -> None:
     with pytest.raises(ValueError, match=r"^pes must be at most the 9 steps of a pass / 10, not 1$"):
         make_stage(ConvCase((4, 4, 1), 3, (3, 3), padding=SAME, requantizer_ii=10))
+
+
+def test_no_sum_comes_before_its_constants() -> None:
+    """Even without the rows' latency, and the time that the input takes."""
+    assert min(make_stage(case).params.window.latency for case in CHOSEN.values()) > TABLE_CYCLES
 
 
 def test_counts() -> None:
