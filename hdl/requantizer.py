@@ -41,7 +41,7 @@ class RequantizerParams:
     the plain digits of the sum, less 1, after 1 is added to each: that is ``(4**digits − 1) / 3``, and part of the bias.
 
     *Timing* ``ii`` cycles from sum to sum; the first one comes `TABLE_CYCLES` after the reset, or later. ``latency`` cycles
-    from sum to result: one a step, one a level of the tree, and 4 to 8.
+    from sum to result: one a step, one a level of the tree, and 5 to 9.
     *Parameters* ``acc_bits``: signed width that holds every sum with and without its bias; ``offset_bits``: signed width of
     the offsets in tables less ``2**(shift−1)``, of which the lowest ``offset_shift`` bits are 0 and not stored; ``positive``,
     ``negative``: offsets that all channels have in common, and in no table (the first only with the second); ``uniform``: the
@@ -118,8 +118,11 @@ class RequantizerParams:
 
     @property
     def levels(self) -> int:
-        """Of the tree that adds up the multiples of one step."""
-        return (self.unit_digits - 1).bit_length()
+        """Registers from the digits of a step to the sum of their multiples: the multiples, and a tree of adders.
+
+        ``m`` goes to every digit: its wires are long, so nothing but the look-up tables comes behind them.
+        """
+        return 1 + (self.unit_digits - 1).bit_length()
 
     @property
     def latency(self) -> int:
@@ -366,15 +369,19 @@ class Requantizer(wiring.Component):
         p = self.params
         terms = []
         for n, digit in enumerate(digits):
-            value = Signal(signed(p.multiplier_bits + 2), name=f"multiple_{n}")
+            value = Signal(signed(p.multiplier_bits + 2), name=f"multiple_{n}", reset_less=True)
+            owed = Signal(name=f"owed_{n}", reset_less=True)
             with m.Switch(digit):
                 with m.Case(0):
-                    m.d.comb += value.eq(~Cat(factor, Const(0)).as_signed())
+                    m.d.sync += value.eq(~Cat(factor, Const(0)).as_signed())
+                with m.Case(1):
+                    m.d.sync += value.eq(0)
                 with m.Case(2):
-                    m.d.comb += value.eq(factor)
+                    m.d.sync += value.eq(factor)
                 with m.Case(3):
-                    m.d.comb += value.eq(factor << 1)
-            terms.append((value, digit == 0))
+                    m.d.sync += value.eq(factor << 1)
+            m.d.sync += owed.eq(digit == 0)
+            terms.append((value, owed))
         places, level = 2, 0
         while len(terms) > 1:
             sums = []
