@@ -145,8 +145,8 @@ def _stage(params: ConvParams | DepthwiseParams, family: str) -> Iterator[Featur
 
 
 _IN_ALL_ROWS = frozenset(
-    ("row", "row.hops", "row.addresses", "row.flags", "row.delays", "row.pace", "lane", "table.address")
-    + ("requantizer", "requantizer.slots", "requantizer.steps")
+    "row row.hops row.addresses row.flags row.delays row.pace lane table.address".split()
+    + "requantizer requantizer.slots requantizer.steps".split()
 )
 """What all rows of a stage do alike, sample by sample: synthesis finds that out, and makes it once."""
 
@@ -170,7 +170,7 @@ def _window(p: WindowParams, family: str) -> Iterator[Feature]:
     banks, width = banks_r * banks_c, p.lanes * p.bits
     depth = p.rows // banks_r * -(-p.width // banks_c) * p.beats
     column_bits = _bits(depth // (p.rows // banks_r)) + 1
-    counted = (p.width, p.beats, p.out_width, p.out_height, p.passes, p.steps, p.beats, p.kernel[1] // banks_c, banks_r, banks_c)
+    counted = (p.width, p.beats, p.out_width, p.out_height, p.passes, p.steps, p.beats, p.kernel[1] // banks_c, *p.parallel)
     place = _bits(p.height) + _bits(p.width) + 4 + _bits(p.rows) + column_bits  # row, column, ring row, word: of window and tap
     pixels = _bits(p.rows * p.width) + 1
     yield "window", 1
