@@ -82,13 +82,13 @@ def part_resources(params: Any, family: str) -> Resources:
 class Fit:
     """What one of each feature costs, the clock to expect after routing (the slowest speed grade), and mean errors in per cent.
 
-    ``error`` has that of ``luts`` and ``ffs`` of whole networks, and of the clock, ``mhz``. The clock is one number for all:
-    it is decided by wires, and small designs do not say how full ones will be.
+    ``error`` has that of ``luts`` and ``ffs`` of whole networks, and of the clock, ``mhz``, where there is one. The clock is
+    one number for all: it is decided by wires, and small designs do not say how full ones will be.
     """
 
     luts: Mapping[str, float]
     ffs: Mapping[str, float]
-    mhz: float
+    mhz: float | None
     error: Mapping[str, float]
 
 

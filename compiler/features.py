@@ -7,7 +7,7 @@ parts, see ``bench/calibrate.py``. Hard cells are no features: they are counted 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from typing import Any
 
@@ -134,13 +134,26 @@ def _stage(params: ConvParams | DepthwiseParams, family: str) -> Iterator[Featur
     yield from _window(params.window, family)
     yield from _queue(params.rows * params.out_bits, params.queue.depth_words, family)
     row, kind = params.mac_row, _mac_row if isinstance(params, ConvParams) else _lane_row
-    for hard, rows in Counter(map(params.hard_in, range(params.rows))).items():
-        yield from _many(rows, kind(replace(row, hard=hard), family))
-    yield from _many(params.rows, _requantizer(params.requantizer, family))
+    shared = _IN_ALL_ROWS if isinstance(params, ConvParams) else _IN_ALL_ROWS - {"row.hops"}
+    for n, (hard, rows) in enumerate(Counter(map(params.hard_in, range(params.rows))).items()):
+        yield from _alike(rows, kind(replace(row, hard=hard), family), shared, n == 0)
+    yield from _alike(params.rows, _requantizer(params.requantizer, family), _IN_ALL_ROWS, True)
     yield "stage", 1
     yield "credits.counters", _bits(params.queue.depth_words + 1) + _bits(params.passes)
     yield "stage.address", _bits(params.depth_words)
     yield "stage.delay", params.window.latency
+
+
+_IN_ALL_ROWS = frozenset(
+    "row row.hops row.addresses row.flags row.delays row.pace lane table.address".split()
+    + "requantizer requantizer.slots requantizer.steps".split()
+)
+"""What all rows of a stage do alike, sample by sample: synthesis finds that out, and makes it once."""
+
+
+def _alike(rows: int, found: Iterator[Feature], shared: Set[str], first: bool) -> Iterator[Feature]:
+    """The features of so many rows; what is ``shared`` comes with the first of them."""
+    return ((name, amount * (first if name in shared else rows)) for name, amount in found)
 
 
 def _max_pool(params: MaxPoolParams, family: str) -> Iterator[Feature]:
@@ -157,7 +170,7 @@ def _window(p: WindowParams, family: str) -> Iterator[Feature]:
     banks, width = banks_r * banks_c, p.lanes * p.bits
     depth = p.rows // banks_r * -(-p.width // banks_c) * p.beats
     column_bits = _bits(depth // (p.rows // banks_r)) + 1
-    counted = (p.width, p.beats, p.out_width, p.out_height, p.passes, p.steps, p.beats, p.kernel[1] // banks_c, banks_r, banks_c)
+    counted = (p.width, p.beats, p.out_width, p.out_height, p.passes, p.steps, p.beats, p.kernel[1] // banks_c, *p.parallel)
     place = _bits(p.height) + _bits(p.width) + 4 + _bits(p.rows) + column_bits  # row, column, ring row, word: of window and tap
     pixels = _bits(p.rows * p.width) + 1
     yield "window", 1

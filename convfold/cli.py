@@ -333,10 +333,8 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
         f"estimate   {need['luts']:,} LUT, {need['ffs']:,} FF, {need['dsps']} DSP, {need['brams']} BRAM on {manifest['target']}"
     )
     if manifest["target"] != "generic":
-        out.print(
-            f"           mean errors: LUT {error['luts']:.0f} %, FF {error['ffs']:.0f} %; small networks are routed at "
-            f"{manifest['estimate_mhz']:.0f} MHz, give or take {error['mhz']:.0f} %"
-        )
+        clock = f"; small networks are routed at {manifest['estimate_mhz']:.0f} MHz" if manifest["estimate_mhz"] else ""
+        out.print(f"           mean errors: LUT {error['luts']:.0f} %, FF {error['ffs']:.0f} %{clock}")
     out.print(f"build      {escape(str(folder))}")
 
 
