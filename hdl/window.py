@@ -608,8 +608,8 @@ def _fit(step: Value, bits: int) -> Value:
 
 
 def _at(values: Sequence[Value], place: Value) -> list[Value]:
-    """The value at ``place``."""
-    if all(isinstance(value, Const) for value in values):
+    """The flag at ``place``."""
+    if all(isinstance(value, Const) and value.value for value in values):
         return [Const(1)]
     return [Array(values)[place]]
 

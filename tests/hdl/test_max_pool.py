@@ -40,6 +40,8 @@ CASES = {
     "3×3, overlapping": pool((6, 7, 2), (3, 3), (2, 2), ((1, 0), (0, 1)), lanes=2, signed=False),
     "3×3 everywhere": pool((4, 5, 2), (3, 3), (1, 1), ((1, 1), (1, 1)), bits=5),
     "padding beyond the kernel": pool((3, 3, 2), (2, 2), (1, 1), ((2, 3), (3, 2)), bits=3),
+    "a row between padding": pool((1, 1, 3), (4, 1), (2, 3), ((1, 2), (0, 0))),
+    "a column between padding": pool((2, 1, 2), (2, 3), (1, 1), ((0, 0), (1, 1))),
     "a column": pool((9, 1, 4), (3, 1), (2, 1), lanes=3),
     "stride beyond the kernel": pool((7, 8, 1), (2, 2), (3, 3), bits=16),
     "1×1": pool((3, 4, 3), (1, 1), (1, 1), lanes=3),
