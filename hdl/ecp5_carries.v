@@ -45,7 +45,7 @@ module carry_row #(
 `endif
 endmodule
 
-// o = (first ? 0 : a) + term, where the term is signed.
+// o = (first ? 0 : a) + term, where the term is signed and not longer than the sum.
 module carry_accumulate #(
     parameter BITS = 20,
     parameter TERM_BITS = 16
@@ -76,7 +76,7 @@ module carry_accumulate #(
     endgenerate
     assign o = sum[BITS-1:0];
 `else
-    wire [BITS-1:0] more = {{BITS{term[TERM_BITS-1]}}, term};
-    assign o = (first ? {BITS{1'b0}} : a) + more;
+    wire [BITS:0] more = {{(BITS+1-TERM_BITS){term[TERM_BITS-1]}}, term};
+    assign o = (first ? {BITS{1'b0}} : a) + more[BITS-1:0];
 `endif
 endmodule

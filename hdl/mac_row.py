@@ -89,14 +89,16 @@ class DotParams:
     def _products(self, m: Module, samples: Sequence[Value], weights: Value, name: str) -> list[Value]:
         """One a tap; a block of iCE40 makes those of two neighbouring taps."""
         products: list[Value] = []
+        blocks = []
         for n, sample in enumerate(samples):
             weight = weights[n * self.w_bits : (n + 1) * self.w_bits].as_signed()
             if self.multiplier == "ice40" and n < self.hard:
                 place = n % self.pair_params.products
                 if place == 0:
-                    m.submodules[f"{name}multiplier{n}"] = block = self.pair_params.create()
-                m.d.comb += [block.i_a[place].eq(sample), block.i_b[place].eq(weight)]
-                products.append(block.o[place])
+                    blocks.append(self.pair_params.create())
+                    m.submodules[f"{name}multiplier{n}"] = blocks[-1]
+                m.d.comb += [blocks[-1].i_a[place].eq(sample), blocks[-1].i_b[place].eq(weight)]
+                products.append(blocks[-1].o[place])
             else:
                 m.submodules[f"{name}multiplier{n}"] = multiplier = self.multiplier_params(n).create()
                 m.d.comb += [multiplier.i_a.eq(sample), multiplier.i_b.eq(weight)]
