@@ -51,7 +51,7 @@ test: $(VENV)/test.stamp
 
 # BENCH_ARGS="--route --publish" places and routes too, and writes docs/benchmarks.md; --only NAME takes one case.
 bench: $(VENV)/bench.stamp
-	$(BIN)/python bench/bench.py $(BENCH_ARGS)
+	$(BIN)/python bench/run.py $(BENCH_ARGS)
 
 # Half an hour of processor time for the parts, and as much for the networks that they are checked on.
 calibrate: $(VENV)/test.stamp

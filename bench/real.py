@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.bench import BUILDS, convfold
+from bench.run import BUILDS, convfold
 from tests.models import HELLO_WORLD, INT8, find_models
 
 SMALL = 6

@@ -1,4 +1,4 @@
-"""The table and the picture of `bench/bench.py`, from what was measured and what others have published."""
+"""The table and the picture of `bench/run.py`, from what was measured and what others have published."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ multipliers of all layers, frames back to back. In brackets: the estimate that `
 quoted; the rates of MLPerf Tiny are those of a single stream, one over the latency.
 
     make bench BENCH_ARGS="--route --publish"      # this page; hours, so rather case by case:
-    python bench/bench.py --only resnet8 --route --seeds 4
+    python bench/run.py --only resnet8 --route --seeds 4
 
 A number is kept with the hash of the Verilog it was measured on, and dropped when the sources give other Verilog.
 

@@ -150,7 +150,7 @@ def solve(problem: Problem, goal: Goal, gap: float = GAP) -> Solution | None:
 
 
 def _settled(problem: Problem, solution: Solution, goal: Goal) -> Solution:
-    """The same with as many blocks, dealt out to those that save most and among equals to the greatest layers, if that holds."""
+    """The same with as many blocks, dealt out to those that save most, among equals to the greatest layers, if that holds."""
     options = [layer.options[pick.number] for layer, pick in zip(problem.layers, solution.picks, strict=True)]
     left = sum(pick.blocks for pick in solution.picks)
     picks = list(solution.picks)
@@ -159,7 +159,8 @@ def _settled(problem: Problem, solution: Solution, goal: Goal) -> Solution:
         left -= picks[n].blocks
     settled = evaluate(problem, picks)
     holds = all(amount(settled.resources, kind) <= limit for kind, limit in problem.limits.items())
-    return settled if holds and goal != "share" and problem.area(settled.resources) <= problem.area(solution.resources) else solution
+    smaller = problem.area(settled.resources) <= problem.area(solution.resources)
+    return settled if holds and smaller and goal != "share" else solution
 
 
 def evaluate(problem: Problem, picks: Sequence[Pick]) -> Solution:

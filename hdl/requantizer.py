@@ -419,6 +419,8 @@ class Requantizer(wiring.Component):
             above = rounded.shift_right(p.shift)
         span = p.high - p.low
         bits = span.bit_length()
+        missing = max(bits + 1 - len(above), 0)  # where all that can come is within the limits
+        above = Cat(above, above[-1].replicate(missing))
         over = above[bits:-1].any()
         if span + 1 < 1 << bits:
             over |= above[:bits] > span

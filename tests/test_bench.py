@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench import bench
+from bench import run as bench
 from bench.cases import CASES, GROUPS, Case
 from bench.table import draw, page, rows, table
 
@@ -71,7 +71,7 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     monkeypatch.setattr(bench, "BUILDS", tmp_path / "bench")
     monkeypatch.setattr(bench, "PUBLISHED", tmp_path / "bench.json")
     (tmp_path / "bench").mkdir()
-    return replace(CASES["layer"], name="tiny", network=tiny, options=("--target", "ecp5-25k"))
+    return replace(CASES["layer"], name="tiny", network=tiny, options=("--target", "ecp5-25k", "--fps", "1"))
 
 
 def tiny(folder: Path) -> list[str]:

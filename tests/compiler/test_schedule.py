@@ -278,8 +278,9 @@ def planned(seed: int) -> Plan:
     with TemporaryDirectory() as folder:
         graph = case.compile(Path(folder)).integers
     rng = random.Random(seed)
-    layers = planner._Layers(graph, get_target("generic"))
-    return layers.assemble({name: rng.choice(menu) for name, menu in layers.menus.items()})
+    foldings = planner.Foldings(graph, get_target("generic"))
+    chosen = {name: (rng.choice(menu), 0) for name, menu in foldings.menus.items()}
+    return planner._Planner(foldings, planner.FILL)._assemble(chosen)
 
 
 @pytest.mark.parametrize("seed", NETWORKS)

@@ -78,4 +78,5 @@ def test_chains_accumulate_what_simulation_does(bits: int, term_bits: int, tmp_p
 def test_rows_and_latency(a: Shape, b: int, rows: int, latency: int) -> None:
     """Two bits of the narrower operand a row; then pairs of rows, pairs of pairs, and so on."""
     assert digit_rows(a, signed(b)) == rows
-    assert {MultiplierParams(a.width, b, kind, a.signed).latency for kind in KINDS} == {latency}
+    kinds = [kind for kind in KINDS if kind != "ice40" or max(a.width, b) <= 16]
+    assert {MultiplierParams(a.width, b, kind, a.signed).latency for kind in kinds} == {latency}

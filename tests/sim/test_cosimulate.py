@@ -254,7 +254,7 @@ def test_wrong_expectations_are_found(build: Path) -> None:
 
 def test_verilog_that_does_not_build_is_no_traceback(build: Path) -> None:
     change(build / "accelerator.v", r"^endmodule$", "nonsense")
-    with pytest.raises(ToolError, match=r"^(icarus|verilator): the build of net failed\n"):
+    with pytest.raises(ToolError, match=r"^(icarus|verilator): the build of monitor failed\n"):
         cosimulate(build, simulator=small_simulator())
     status, output = simulate(build)
     assert status == 2

@@ -1,6 +1,6 @@
 """All that we measure of our accelerators, beside what others have published: ``make bench``.
 
-    python bench/bench.py [--only NAME] [--route [--seeds N]] [--publish]
+    python bench/run.py [--only NAME] [--route [--seeds N]] [--publish]
 
 Compiles every case of `bench/cases.py` (all, or those whose name holds ``--only``), simulates it bit by bit against the golden
 model, and with ``--route`` places and routes it, tens of minutes for a large network. What was measured is kept in
@@ -136,7 +136,7 @@ def simulate_case(case: Case, compiled: Result) -> Result:
 
 
 def route_case(case: Case, compiled: Result, seeds: int) -> Result:
-    options = [] if case.freq_mhz is None else ["--freq", f"{case.freq_mhz:g}"]
+    options = ["--router", case.router, *([] if case.freq_mhz is None else ["--freq", f"{case.freq_mhz:g}"])]
     found = convfold("synth", str(BUILDS / case.name), *options, *(["--seeds", str(seeds)] if seeds > 1 else []))
     kept = ("luts", "ffs", "dsps", "brams", "fmax_mhz", "freq_mhz", "speed", "seed", "versions", "seconds")
     return {"verilog_sha256": compiled["verilog_sha256"], "seeds": seeds} | {key: found[key] for key in kept}
@@ -145,7 +145,8 @@ def route_case(case: Case, compiled: Result, seeds: int) -> Result:
 def run(case: Case, sources: str, wanted: bool, seeds: int) -> Result:
     """Bring a case up to date; only a ``wanted`` one is simulated, and routed with ``seeds``."""
     result = load(case.name)
-    if wanted or (result and result["compile"]["sources_sha256"] != sources):
+    current = bool(result) and result["compile"]["sources_sha256"] == sources
+    if (wanted and not (current and (BUILDS / case.name / "accelerator.v").is_file())) or (result and not current):
         result |= {"compile": compile_case(case, sources)}
         fresh = without_stale(result)
         for part in result.keys() - fresh.keys():
