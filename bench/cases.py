@@ -181,9 +181,7 @@ GROUPS = (
         "A conv net on the 16 multipliers of an iCE40 UP5K, int8 (0.07 M MAC)",
         (Case("up5k", "convfold, two convolutions and a dense layer", up5k, on("ice40-up5k", 5_900), frames=10, freq_mhz=48),),
         (
-            Anchor(
-                "MARLANN", "iCE40 UP5K", None, None, "a hand-written engine, run at 12 MHz", macs_per_cycle=12.8, fmax_mhz=26
-            ),
+            Anchor("MARLANN", "iCE40 UP5K", None, "a hand-written engine, run at 12 MHz", macs_per_cycle=12.8, fmax_mhz=26),
         ),
         plotted=False,
     ),

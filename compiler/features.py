@@ -133,10 +133,12 @@ def _many(count: int, found: Iterator[Feature]) -> Iterator[Feature]:
 def _stage(params: ConvParams | DepthwiseParams, family: str) -> Iterator[Feature]:
     yield from _window(params.window, family)
     yield from _queue(params.rows * params.out_bits, params.queue.depth_words, family)
-    row, kind = params.mac_row, _mac_row if isinstance(params, ConvParams) else _lane_row
+    row = params.mac_row
     shared = _IN_ALL_ROWS if isinstance(params, ConvParams) else _IN_ALL_ROWS - {"row.hops"}
     for n, (hard, rows) in enumerate(Counter(map(params.hard_in, range(params.rows))).items()):
-        yield from _alike(rows, kind(replace(row, hard=hard), family), shared, n == 0)
+        these = replace(row, hard=hard)
+        features = _mac_row(these, family) if isinstance(these, MacRowParams) else _lane_row(these, family)
+        yield from _alike(rows, features, shared, n == 0)
     yield from _alike(params.rows, _requantizer(params.requantizer, family), _IN_ALL_ROWS, True)
     yield "stage", 1
     yield "credits.counters", _bits(params.queue.depth_words + 1) + _bits(params.passes)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -344,22 +344,22 @@ class _Model:
         ends = {name: model.new_int_var(0, latest, f"{name} ends") for name in options}
         latency = model.new_int_var(0, latest, "latency")
 
-        def total(name: str, cycles: Callable[[Option], int]) -> cp_model.LinearExprT:
-            return _sum(self.chosen[name], [cycles(option) for option in options[name]])
+        def total(name: str, cycles: Iterable[int]) -> Any:  # its types do not add up: they allow NumPy's integers too
+            return _sum(self.chosen[name], list(cycles))
 
         for layer in problem.layers:
             name, tail, entry = layer.name, layer.tail, layer.entry
-            model.add(ends[name] >= starts[name] + total(name, lambda o: o.cycles + o.delay_cycles))
+            model.add(ends[name] >= starts[name] + total(name, (o.cycles + o.delay_cycles for o in layer.options)))
             if entry is not None:
-                model.add(starts[name] >= total(name, lambda o, entry=entry: _part(entry, o.fill_cycles)))
-                come = total(name, lambda o, tail=tail: o.fill_cycles + _part(tail, o.cycles) + o.delay_cycles)
-                model.add(ends[name] >= come)
+                model.add(starts[name] >= total(name, (_part(entry, o.fill_cycles) for o in layer.options)))
+                come = (o.fill_cycles + _part(tail, o.cycles) + o.delay_cycles for o in layer.options)
+                model.add(ends[name] >= total(name, come))
         for edge in problem.edges:
             tail = next(layer.tail for layer in problem.layers if layer.name == edge.sink)
-            begun = total(edge.source, lambda o, head=edge.head: o.delay_cycles + _part(head, o.cycles))
-            model.add(starts[edge.sink] >= starts[edge.source] + begun)
-            rest = total(edge.sink, lambda o, tail=tail: _part(tail, o.cycles) + o.delay_cycles)
-            model.add(ends[edge.sink] >= ends[edge.source] + rest)
+            begun = (o.delay_cycles + _part(edge.head, o.cycles) for o in options[edge.source])
+            model.add(starts[edge.sink] >= starts[edge.source] + total(edge.source, begun))
+            rest = (_part(tail, o.cycles) + o.delay_cycles for o in options[edge.sink])
+            model.add(ends[edge.sink] >= ends[edge.source] + total(edge.sink, rest))
         for name in problem.outputs:
             model.add(latency >= ends[name])
         return latency

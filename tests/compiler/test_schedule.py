@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from convfold.compiler import plan as planner
-from convfold.compiler.plan import Plan
+from convfold.compiler.foldings import Foldings
+from convfold.compiler.plan import FILL, Plan, _Planner
 from convfold.compiler.schedule import SOURCE, Component, Timetable, timetable
 from convfold.compiler.targets import get_target
 from convfold.hdl.add import AddParams
@@ -278,9 +278,9 @@ def planned(seed: int) -> Plan:
     with TemporaryDirectory() as folder:
         graph = case.compile(Path(folder)).integers
     rng = random.Random(seed)
-    foldings = planner.Foldings(graph, get_target("generic"))
+    foldings = Foldings(graph, get_target("generic"))
     chosen = {name: (rng.choice(menu), 0) for name, menu in foldings.menus.items()}
-    return planner._Planner(foldings, planner.FILL)._assemble(chosen)
+    return _Planner(foldings, FILL)._assemble(chosen)
 
 
 @pytest.mark.parametrize("seed", NETWORKS)
