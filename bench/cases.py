@@ -132,13 +132,17 @@ TINY = "MLPerf Tiny, closed division"
 OPEN = "MLPerf Tiny, open division"
 HERE = "its Verilog through the same yosys and nextpnr"
 
-RESNET8 = Case(
-    "resnet8",
-    "convfold",
-    pretrained("resnet8"),
-    on("ecp5-85k", 3051, "--latency", "485"),
-    freq_mhz=125,
-    router="router2",  # router 1 does not end on half a device
+RESNET8 = (  # router 1 does not end on half a device
+    Case("resnet8", "convfold, 3,051 frames/s", pretrained("resnet8"), on("ecp5-85k", 3051), 2, 125, "router2"),
+    Case(
+        "resnet8-latency",
+        "convfold, the same within 485 µs",
+        pretrained("resnet8"),
+        on("ecp5-85k", 3051, "--latency", "485"),
+        2,
+        125,
+        "router2",
+    ),
 )
 
 GROUPS = (
@@ -154,7 +158,7 @@ GROUPS = (
     Group(
         "resnet8",
         "Image classification, ResNet-8, int8 (12.5 M MAC)",
-        (RESNET8,),
+        RESNET8,
         (
             Anchor("fpgaConvNet", "XC7Z045, 900 DSP48", 6_790, TINY, True),
             Anchor("fpgaConvNet", "XC7Z020, 220 DSP48", 2_431, TINY, True),

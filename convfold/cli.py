@@ -334,7 +334,10 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
     )
     if manifest["target"] != "generic":
         clock = f"; small networks are routed at {manifest['estimate_mhz']:.0f} MHz" if manifest["estimate_mhz"] else ""
-        out.print(f"           mean errors: LUT {error['luts']:.0f} %, FF {error['ffs']:.0f} %{clock}")
+        errors = "by formulas that are not fitted yet"
+        if error:
+            errors = f"mean errors: LUT {error['luts']:.0f} %, FF {error['ffs']:.0f} %"
+        out.print(f"           {errors}{clock}")
     out.print(f"build      {escape(str(folder))}")
 
 

@@ -87,12 +87,12 @@ def test_what_is_no_component_has_no_features() -> None:
         list(features(7, "ecp5"))
 
 
-@pytest.mark.parametrize(("family", "most"), [("ecp5", 10), ("ice40", 25)])
-def test_the_fit_says_how_good_it_is(family: str, most: float) -> None:
-    """The published error is that of networks the fit was not made from."""
+@pytest.mark.parametrize("family", ["ecp5", "ice40"])
+def test_the_fit_says_how_good_it_is(family: str) -> None:
+    """The published error is that of networks the fit was not made from; what was not measured is not published."""
     fit = load_fit(family)
-    assert {"luts", "ffs"} <= set(fit.error)
-    assert max(fit.error["luts"], fit.error["ffs"]) <= most
+    assert set(fit.error) == ({"luts", "ffs", "mhz"} if family == "ecp5" else set())
+    assert max(fit.error.get("luts", 0), fit.error.get("ffs", 0)) <= 10
     assert min(*fit.luts.values(), *fit.ffs.values()) >= 0
 
 
