@@ -82,8 +82,8 @@ def part_resources(params: Any, family: str) -> Resources:
 class Fit:
     """What one of each feature costs, the clock to expect after routing (the slowest speed grade), and mean errors in per cent.
 
-    ``error`` has that of ``luts`` and ``ffs`` of whole networks, and of the clock, ``mhz``; it is empty until measured. The clock
-    is one number for all: it is decided by wires, and small designs do not say how full ones will be.
+    ``error`` has that of ``luts`` and ``ffs`` of whole networks, and of the clock, ``mhz``; it is empty until measured. The
+    clock is one number for all: it is decided by wires, and small designs do not say how full ones will be.
     """
 
     luts: Mapping[str, float]
