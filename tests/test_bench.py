@@ -34,13 +34,16 @@ def line_of(text: str, who: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+OURS = f"**{CASES['resnet8'].title}**"
+
+
 def test_a_rate_needs_simulated_cycles_and_a_routed_clock() -> None:
-    cells = line_of(table({"resnet8": result("simulation", "route")}), "**convfold**")
+    cells = line_of(table({"resnet8": result("simulation", "route")}), OURS)
     assert cells[1:8] == ["ECP5-85F", "15,000", "100.0", "10,000", "15,000", "92.5%", "100.0"]
     assert cells[8:] == ["150.0", "4,000 (4,000)", "3,000 (3,000)", "20 (20)", "9 (9)", "measured"]
-    cells = line_of(table({"resnet8": result("simulation")}), "**convfold**")
+    cells = line_of(table({"resnet8": result("simulation")}), OURS)
     assert cells[2:6] == ["", "", "10,000", "15,000"] and cells[8] == "not routed"
-    cells = line_of(table({"resnet8": result("route")}), "**convfold**")
+    cells = line_of(table({"resnet8": result("route")}), OURS)
     assert cells[2:6] == ["", "", "not simulated", "not simulated"]
 
 
