@@ -202,7 +202,7 @@ def _multipliers(p: MultiplierParams, count: int) -> Iterator[Feature]:
     """Of one kind."""
     if p.kind == "ecp5":
         yield DSP, count
-        yield "multiplier.wait", count * max(p.latency - 3, 0) * (p.a_bits + p.b_bits)
+        yield "multiplier.wait", count * (p.latency - 2) * (p.a_bits + p.b_bits)
     elif p.kind == "ice40":
         yield DSP, p.block_params.blocks(count)
         yield "multiplier.wait", count * max(p.latency - 3, 0) * (p.a_bits + p.b_bits)

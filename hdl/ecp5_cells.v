@@ -1,5 +1,5 @@
 // Simulation models of two ECP5 cells, in exactly the modes that this package instantiates: MULT18X18D with input and
-// output registers and perhaps a pipeline register, and DP16KD with 9- or 18-bit words, both output registers and one clock. Any other parameter value,
+// output registers, and DP16KD with 9- or 18-bit words, both output registers and one clock. Any other parameter value,
 // and any other level at a pin that is tied here, stops the simulation. Ports and parameters that are not listed are
 // not modelled. Synthesis has these cells built in: keep this file out of it.
 //
@@ -8,7 +8,7 @@
 // Sources: Lattice FPGA-TN-02205, "ECP5 and ECP5-5G sysDSP Usage Guide"; Lattice FPGA-TN-02204, "ECP5 and ECP5-5G
 // Memory Usage Guide"; INITVAL and the address pins are laid out as in yosys, lattice/brams_map_16kd.v.
 
-// P = A * B, signed: operands are registered, then the product, once or (with a pipeline register) twice.
+// P = A * B, signed: operands are registered, then the product.
 module MULT18X18D (
     input A17, A16, A15, A14, A13, A12, A11, A10, A9,
         A8, A7, A6, A5, A4, A3, A2, A1, A0,
@@ -46,7 +46,7 @@ module MULT18X18D (
     initial
         if (REG_INPUTA_CLK != "CLK0" || REG_INPUTA_CE != "CE0" || REG_INPUTA_RST != "RST0"
             || REG_INPUTB_CLK != "CLK0" || REG_INPUTB_CE != "CE0" || REG_INPUTB_RST != "RST0"
-            || REG_INPUTC_CLK != "NONE" || (REG_PIPELINE_CLK != "NONE" && REG_PIPELINE_CLK != "CLK0")
+            || REG_INPUTC_CLK != "NONE" || REG_PIPELINE_CLK != "NONE"
             || REG_PIPELINE_CE != "CE0" || REG_PIPELINE_RST != "RST0"
             || REG_OUTPUT_CLK != "CLK0" || REG_OUTPUT_CE != "CE0" || REG_OUTPUT_RST != "RST0"
             || CLK0_DIV != "ENABLED" || HIGHSPEED_CLK != "NONE" || GSR != "ENABLED" || CAS_MATCH_REG != "FALSE"
@@ -57,7 +57,6 @@ module MULT18X18D (
 
     reg signed [17:0] a;
     reg signed [17:0] b;
-    reg signed [35:0] product;
     reg signed [35:0] p;
     assign {
         P35, P34, P33, P32, P31, P30, P29, P28, P27,
@@ -79,8 +78,7 @@ module MULT18X18D (
             B17, B16, B15, B14, B13, B12, B11, B10, B9,
             B8, B7, B6, B5, B4, B3, B2, B1, B0
         };
-        product <= a * b;
-        p <= REG_PIPELINE_CLK == "NONE" ? a * b : product;
+        p <= a * b;
     end
 endmodule
 
