@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Module, Shape, ShapeLike, Value
-from amaranth.lib import fifo, stream, wiring
+from amaranth.hdl import Module, Shape, ShapeLike, Signal, Value, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+
+from .streams import add_mod
 
 __all__ = ["Queue", "QueueParams"]
 
@@ -40,7 +43,10 @@ class QueueParams:
 
 
 class Queue(wiring.Component):
-    """``o`` repeats ``i`` in order; up to ``depth_words`` beats wait inside."""
+    """``o`` repeats ``i`` in order; up to ``depth_words`` beats wait inside.
+
+    It is the buffered queue of Amaranth's library, cycle for cycle, but "full" and "empty" come from registers.
+    """
 
     i: stream.Interface
     o: stream.Interface
@@ -51,14 +57,29 @@ class Queue(wiring.Component):
 
     def elaborate(self, _platform: object) -> Module:
         m = Module()
-        width = Shape.cast(self.params.shape).width
-        m.submodules.fifo = store = fifo.SyncFIFOBuffered(width=width, depth=self.params.depth_words)
+        width, inside = Shape.cast(self.params.shape).width, self.params.depth_words - 1  # one more waits in the output register
+        m.submodules.store = store = Memory(shape=unsigned(width), depth=inside, init=[])
+        writer, reader = store.write_port(), store.read_port(domain="sync")
+        level = Signal(range(inside + 1))
+        room = Signal(init=1)  # level < inside
+        some = Signal()  # level > 0
+        write = room & self.i.valid
+        read = some & (~self.o.valid | self.o.ready)
         m.d.comb += [
-            store.w_data.eq(Value.cast(self.i.payload)),
-            store.w_en.eq(self.i.valid),
-            self.i.ready.eq(store.w_rdy),
-            Value.cast(self.o.payload).eq(store.r_data),
-            self.o.valid.eq(store.r_rdy),
-            store.r_en.eq(self.o.ready),
+            self.i.ready.eq(room),
+            writer.data.eq(Value.cast(self.i.payload)),
+            writer.en.eq(write),
+            Value.cast(self.o.payload).eq(reader.data),
+            reader.en.eq(read),
         ]
+        with m.If(write):
+            m.d.sync += writer.addr.eq(add_mod(writer.addr, 1, inside))
+        with m.If(read):
+            m.d.sync += [reader.addr.eq(add_mod(reader.addr, 1, inside)), self.o.valid.eq(1)]
+        with m.Elif(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(write & ~read):
+            m.d.sync += [level.eq(level + 1), room.eq(level != inside - 1), some.eq(1)]
+        with m.If(read & ~write):
+            m.d.sync += [level.eq(level - 1), room.eq(1), some.eq(level != 1)]
         return m
