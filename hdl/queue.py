@@ -57,7 +57,8 @@ class Queue(wiring.Component):
 
     def elaborate(self, _platform: object) -> Module:
         m = Module()
-        width, inside = Shape.cast(self.params.shape).width, self.params.depth_words - 1  # one more waits in the output register
+        width = Shape.cast(self.params.shape).width
+        inside = self.params.depth_words - 1  # one more waits in the output register
         m.submodules.store = store = Memory(shape=unsigned(width), depth=inside, init=[])
         writer, reader = store.write_port(), store.read_port(domain="sync")
         level = Signal(range(inside + 1))
