@@ -35,6 +35,7 @@ from convfold.hdl.crop import CropParams
 from convfold.hdl.dense import DenseParams
 from convfold.hdl.depthwise import DepthwiseParams
 from convfold.hdl.fork import ForkParams
+from convfold.hdl.global_pool import GlobalPoolParams
 from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.lookup import LookupParams
 from convfold.hdl.max_pool import MaxPoolParams
@@ -57,6 +58,7 @@ StageParams = (
     | LookupParams
     | AddParams
     | ProductParams
+    | GlobalPoolParams
     | ConcatParams
     | ArgMaxParams
     | ReorderParams
@@ -301,6 +303,10 @@ class _Run:
                 store = _store(source, params.band_words, 2, params.READ_TO_OPEN, stored, freed)
                 self.start(name, store, source.taken, stored)
                 self.start(name, _read_band(params, sink, stored, freed), freed, sink.offered)
+            case GlobalPoolParams():
+                expect(source, params.pixels * params.words)
+                sink = self.link(name, params.words)
+                self.start(name, _global_pool(params, source, sink), source.taken, sink.offered)
             case ConcatParams():
                 turns = [[sources[n]] for n in params.order]
                 for n, link in enumerate(sources):
@@ -513,6 +519,33 @@ def _pipe(timing: PipeTiming, turns: Sequence[Sequence[_Link]], sink: _Link, *, 
             source.taken.append(last)
         if n % group == group - 1:
             given.append(last + latency)
+
+
+def _global_pool(params: GlobalPoolParams, source: _Link, sink: _Link) -> Process:
+    """Every beat waits for the sum of its channels to come round; those of the last pixel for a place in the queue, too."""
+    offered, taken = source.offered, source.taken
+    given, left = sink.offered, sink.taken
+    timing, words = params.timing, params.words
+    last, before = -1, -params.requantizer.ii
+    for _frame in range(sink.total // words):
+        for pixel in range(params.pixels):
+            for _word in range(words):
+                n = len(taken)
+                if n >= len(offered):
+                    yield offered, n
+                last = max(last + 1, offered[n])
+                if pixel:
+                    last = max(last, taken[n - words] + params.RING_CYCLES)
+                if pixel == params.pixels - 1:
+                    last = max(last, before + params.requantizer.ii)
+                    place = len(given) - timing.depth_words
+                    if place >= 0:
+                        if place >= len(left):
+                            yield left, place
+                        last = max(last, left[place] + timing.return_cycles)
+                    before = last
+                    given.append(last + timing.latency)
+                taken.append(last)
 
 
 def _read_band(params: ReorderParams, sink: _Link, stored: Times, freed: Times) -> Process:

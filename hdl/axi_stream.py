@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from amaranth.hdl import Module, Mux, Shape, Signal, unsigned
+from amaranth.hdl import Const, Module, Mux, Shape, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -76,11 +76,16 @@ class AxiStreamParams:
         return AxiStreamOut(self)
 
 
+def _closes(beat: Signal, beats: int) -> Value:
+    """Whether the beat after this one is the last of so many."""
+    return Const(1) if beats == 1 else beat == beats - 2
+
+
 class AxiStreamIn(wiring.Component):
     """Takes ``tdata/tvalid/tready/tlast`` and offers `o`.
 
-    A frame that ends early is filled up with zeros, one that ends late is cut. Either way ``o_error`` stays set until reset,
-    and the frame after the next ``tlast`` is whole again: the engine behind never sees a frame of the wrong length.
+    A frame that ends early is filled up with zeros, one that ends late is cut. Either way ``o_error`` is set two cycles after
+    the beat with which that is plain, and stays set until reset, and the frame after the next ``tlast`` is whole again: the engine behind never sees a frame of the wrong length.
     """
 
     o: stream.Interface
@@ -112,7 +117,8 @@ class AxiStreamIn(wiring.Component):
         beat = Signal(range(p.frame_beats))
         filling = Signal()  # the frame ended early: make up its missing beats
         cutting = Signal()  # the frame ended late: swallow beats up to its tlast
-        at_end = beat == p.frame_beats - 1
+        at_end = Signal(init=p.frame_beats == 1)  # beat == p.frame_beats - 1
+        wrong = Signal()
         m.d.comb += [
             self.o.valid.eq(filling | (edge.o.valid & ~cutting)),
             edge.o.ready.eq(cutting | (self.o.ready & ~filling)),
@@ -120,14 +126,18 @@ class AxiStreamIn(wiring.Component):
         for n in range(p.lanes):
             field = edge.o.payload.tdata[n * p.lane_bits : n * p.lane_bits + p.bits]
             m.d.comb += self.o.payload[n].eq(Mux(filling, 0, field))
-        with m.If(self.o.valid & self.o.ready):
-            m.d.sync += beat.eq(Mux(at_end, 0, beat + 1))
+        take = self.o.valid & self.o.ready
+        with m.If(take):
+            m.d.sync += [beat.eq(Mux(at_end, 0, beat + 1)), at_end.eq(_closes(beat, p.frame_beats))]
             with m.If(filling):
                 m.d.sync += filling.eq(~at_end)
             with m.Elif(edge.o.payload.tlast & ~at_end):
-                m.d.sync += [filling.eq(1), self.o_error.eq(1)]
+                m.d.sync += filling.eq(1)
             with m.Elif(~edge.o.payload.tlast & at_end):
-                m.d.sync += [cutting.eq(1), self.o_error.eq(1)]
+                m.d.sync += cutting.eq(1)
+        m.d.sync += wrong.eq(take & ~filling & (edge.o.payload.tlast ^ at_end))
+        with m.If(wrong):
+            m.d.sync += self.o_error.eq(1)
         with m.If(cutting & edge.o.valid & edge.o.payload.tlast):
             m.d.sync += cutting.eq(0)
         return m
@@ -157,7 +167,7 @@ class AxiStreamOut(wiring.Component):
         m.submodules.edge = edge = RegisterSliceParams(layout).create()
         beat = Signal(range(p.frame_beats))
         in_pixel = Signal(range(p.beats_a_pixel))
-        at_end = beat == p.frame_beats - 1
+        at_end = Signal(init=p.frame_beats == 1)  # beat == p.frame_beats - 1
         closes_pixel = in_pixel == p.beats_a_pixel - 1
         used = p.channels - (p.beats_a_pixel - 1) * p.lanes  # lanes in use in a pixel's last beat
         for n in range(p.lanes):
@@ -177,6 +187,7 @@ class AxiStreamOut(wiring.Component):
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [
                 beat.eq(Mux(at_end, 0, beat + 1)),
+                at_end.eq(_closes(beat, p.frame_beats)),
                 in_pixel.eq(Mux(closes_pixel, 0, in_pixel + 1)),
             ]
         return m

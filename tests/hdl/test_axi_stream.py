@@ -138,7 +138,7 @@ def test_frames_of_wrong_length(seed: int, profile: str) -> None:
     run, seen = send(params, beats, len(expected), profile)
     assert seen == expected
     assert wrong_beat is not None
-    first = run.cycles[wrong_beat] + 1
+    first = run.cycles[wrong_beat] + 2
     assert run.watched == list(range(first, run.watched[-1] + 1))
     assert run.watched[-1] > run.cycles[-1] + 40
 
@@ -151,7 +151,7 @@ def test_one_wrong_frame_between_two_right_ones(length: int) -> None:
     run, seen = send(params, beats, 12, "none")
     middle = (values[1] + [0] * 4)[:4]
     assert [value for (value,) in seen] == [*values[0], *middle, *values[2]]
-    assert run.watched[0] == run.cycles[4 + min(length, 4) - 1] + 1
+    assert run.watched[0] == run.cycles[4 + min(length, 4) - 1] + 2
 
 
 def test_reset_clears_the_error() -> None:
