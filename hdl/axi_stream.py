@@ -85,7 +85,8 @@ class AxiStreamIn(wiring.Component):
     """Takes ``tdata/tvalid/tready/tlast`` and offers `o`.
 
     A frame that ends early is filled up with zeros, one that ends late is cut. Either way ``o_error`` is set two cycles after
-    the beat with which that is plain, and stays set until reset, and the frame after the next ``tlast`` is whole again: the engine behind never sees a frame of the wrong length.
+    the beat with which that is plain, and stays set until reset, and the frame after the next ``tlast`` is whole again: the
+    engine behind never sees a frame of the wrong length.
     """
 
     o: stream.Interface
