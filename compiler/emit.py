@@ -308,7 +308,7 @@ def stage_text(graph: Graph, stage: Stage) -> str:
         case MaxPool():
             what = f"max over {kernel}"
         case QAveragePool():
-            what = f"mean over {kernel}"
+            what = f"mean over {'×'.join(map(str, node.kernel))}"
         case QTable():
             what = f"{node.function.replace('_', ' ')}, by table"
         case QConv2D():

@@ -10,16 +10,19 @@ import numpy as np
 
 from convfold.hdl.add import AddParams
 from convfold.hdl.argmax import ArgMaxParams
+from convfold.hdl.border import BorderWalkParams
 from convfold.hdl.concat import ConcatParams
 from convfold.hdl.conv import ConvParams
 from convfold.hdl.crop import CropParams
 from convfold.hdl.dense import DenseParams
 from convfold.hdl.depthwise import DepthwiseParams
+from convfold.hdl.global_pool import GlobalPoolParams
 from convfold.hdl.lookup import LookupParams
 from convfold.hdl.max_pool import MaxPoolParams
 from convfold.hdl.pad import PadParams
 from convfold.hdl.product import ProductParams
 from convfold.hdl.reorder import ReorderParams
+from convfold.hdl.requantizer import RequantizerParams
 from convfold.hdl.sb_mac16 import SbMac16Params
 from convfold.hdl.streams import beats
 from convfold.hdl.window import WindowParams
@@ -56,7 +59,17 @@ WIRES = (Reshape, Flatten)
 """Layers that are nothing but another way to count the same samples."""
 
 WindowEngine = ConvParams | DepthwiseParams | DenseParams | MaxPoolParams
-StreamEngine = AddParams | ProductParams | LookupParams | ConcatParams | ArgMaxParams | ReorderParams | CropParams | PadParams
+StreamEngine = (
+    AddParams
+    | ProductParams
+    | LookupParams
+    | GlobalPoolParams
+    | ConcatParams
+    | ArgMaxParams
+    | ReorderParams
+    | CropParams
+    | PadParams
+)
 EngineParams = WindowEngine | StreamEngine
 AnyMac = TypeVar("AnyMac", ConvParams, DepthwiseParams)
 
@@ -156,12 +169,11 @@ def _fixed(graph: Graph, node: Node) -> Fixed | None:
         case QAveragePool():
             average = average_form(graph, node)
             fields = {
-                "weight_bits": 0,
                 "acc_bits": _signed_bits(average.range),
-                "class_rows": average.classes.rows,
-                "class_cols": average.classes.cols,
                 **_requantizer_fields(node.format, node.low, node.high, average.form),
             }
+            if not _global(graph, node):
+                fields |= {"weight_bits": 0, "class_rows": average.classes.rows, "class_cols": average.classes.cols}
             return Fixed(fields, {"b": average.b} | _constants(average.form))
         case QAdd():
             adder = add_form(graph, node)
@@ -190,7 +202,7 @@ def choices(graph: Graph, node: Node) -> Iterator[Choice]:
         case QConv2D():
             return _depthwise_choices(graph, node) if _depthwise(graph, node) else _conv_choices(graph, node)
         case QAveragePool():
-            return _depthwise_choices(graph, node)
+            return _global_choices(graph, node) if _global(graph, node) else _depthwise_choices(graph, node)
         case MaxPool():
             return _pool_choices(graph, node)
     return _stream_choices(graph, node)
@@ -199,6 +211,13 @@ def choices(graph: Graph, node: Node) -> Iterator[Choice]:
 def _depthwise(graph: Graph, node: QConv2D) -> bool:
     """Whether each output channel reads one input channel of its own."""
     return node.groups > 1 and node.groups == graph.shapes[node.inputs[0]][2] == graph.shapes[node.name][2]
+
+
+def _global(graph: Graph, node: QAveragePool) -> bool:
+    """Whether the window is the image, and that large enough for the engine without a window."""
+    height, width, _ = graph.shapes[node.inputs[0]]
+    padded = any(side for sides in node.padding for side in sides)
+    return node.kernel == (height, width) and not padded and height * width >= GlobalPoolParams.LEAST_PIXELS
 
 
 def _parallels(kernel: Pair, dilation: Pair) -> list[Pair]:
@@ -242,6 +261,19 @@ def _depthwise_choices(graph: Graph, node: QConv2D | QAveragePool) -> Iterator[C
                     yield Choice(lanes, max(cycles, loads), parallel, rows, lanes // rows, multipliers)
 
 
+def _global_choices(graph: Graph, node: QAveragePool) -> Iterator[Choice]:
+    channels = graph.shapes[node.name][2]
+    for lanes in _divisors(channels):
+        pixels, words = node.kernel[0] * node.kernel[1], channels // lanes
+        sums = (pixels - 1) * max(words, GlobalPoolParams.RING_CYCLES)
+        yield Choice(lanes, sums + (words - 1) * _mean_cycles(pixels) + 1, rows=lanes)
+
+
+def _mean_cycles(pixels: int) -> int:
+    """The pace of a global pool's requantizers: slow, but hardly any slower than its sums."""
+    return min(max(pixels // 16, 1), 8)
+
+
 def _pool_choices(graph: Graph, node: MaxPool) -> Iterator[Choice]:
     height, width, channels = graph.shapes[node.inputs[0]]
     out_height, out_width, _ = graph.shapes[node.name]
@@ -281,7 +313,7 @@ def make_stage(
     match node:
         case QConv2D() if fixed is not None:
             return _conv_stage(graph, node, choice, fixed, multiplier, hard, memory)
-        case QAveragePool() if fixed is not None:
+        case QAveragePool() if fixed is not None and not _global(graph, node):
             window = _window(graph, node, choice, memory, pad_raw=graph.format_of(node.inputs[0]).zero_point, channelwise=True)
             pool = DepthwiseParams(window=window, rows=choice.rows, multiplier="behavioural", memory=memory, **fixed.fields)
             return Stage(node, _slowest(pool), choice.cycles, choice.lanes, choice.rows, fixed.arrays)
@@ -432,6 +464,19 @@ def _stream_engine(
                 **fixed.fields,
             )
             return product, {}
+        case QAveragePool() if fixed is not None:
+            pixels, words = node.kernel[0] * node.kernel[1], channels // lanes
+            requantizer = RequantizerParams(
+                slots=words,
+                words=words,
+                walk=BorderWalkParams(1, 1),
+                ii=_mean_cycles(pixels),
+                memory=memory,
+                by_class=True,
+                uniform=True,
+                **fixed.fields,
+            )
+            return GlobalPoolParams(pixels, channels, lanes, source.bits, source.signed, requantizer), fixed.arrays
         case Concat():
             each = tuple(graph.shapes[name][2] for name in node.inputs)
             return ConcatParams(channels=each, lanes=lanes, bits=source.bits, signed=source.signed), {}

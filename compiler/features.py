@@ -23,6 +23,7 @@ from convfold.hdl.crop import CropParams
 from convfold.hdl.dense import DenseParams
 from convfold.hdl.depthwise import DepthwiseParams
 from convfold.hdl.fork import ForkParams
+from convfold.hdl.global_pool import GlobalPoolParams
 from convfold.hdl.lane_row import LaneRowParams
 from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.lookup import LookupParams
@@ -60,6 +61,8 @@ def parts(params: Any) -> Iterator[tuple[str, Any]]:
             yield "_row0", params.mac_row_of(0)
             yield "_requantizer0", params.requantizer
             yield "_queue", params.queue
+        case GlobalPoolParams():
+            yield "_requantizer0", params.requantizer
 
 
 def features(params: Any, family: str) -> Iterator[Feature]:
@@ -98,6 +101,8 @@ def features(params: Any, family: str) -> Iterator[Feature]:
             yield from _add(params, family)
         case ProductParams():
             yield from _product(params, family)
+        case GlobalPoolParams():
+            yield from _global_pool(params, family)
         case ReorderParams():
             yield from _reorder(params, family)
         case ArgMaxParams():
@@ -165,6 +170,15 @@ def _max_pool(params: MaxPoolParams, family: str) -> Iterator[Feature]:
     yield "credits.counters", _bits(params.queue.depth_words + 1)
     yield "stage.delay", params.window.latency
     yield "pool.data", params.window.lanes * params.window.bits
+
+
+def _global_pool(p: GlobalPoolParams, family: str) -> Iterator[Feature]:
+    yield from _pipe(p.pipe, p.lanes * p.requantizer.out_bits, family)
+    yield from _queue(p.lanes * p.requantizer.acc_bits, p.ring.depth_words, family)
+    yield from _alike(p.lanes, _requantizer(p.requantizer, family), _IN_ALL_ROWS, True)
+    yield "global", 1
+    yield "global.counters", _bits(p.pixels) + _bits(p.words) + _bits(p.requantizer.ii)
+    yield "sum", p.lanes * p.requantizer.acc_bits
 
 
 def _window(p: WindowParams, family: str) -> Iterator[Feature]:

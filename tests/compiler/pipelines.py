@@ -19,6 +19,7 @@ from convfold.compiler.schedule import SOURCE, Component, StageParams
 from convfold.hdl.add import AddParams
 from convfold.hdl.argmax import ArgMaxParams
 from convfold.hdl.axi_stream import AxiStreamParams
+from convfold.hdl.border import BorderWalkParams
 from convfold.hdl.buffer import BufferParams
 from convfold.hdl.concat import ConcatParams
 from convfold.hdl.conv import ConvParams
@@ -26,12 +27,14 @@ from convfold.hdl.crop import CropParams
 from convfold.hdl.dense import DenseParams
 from convfold.hdl.depthwise import DepthwiseParams
 from convfold.hdl.fork import ForkParams
+from convfold.hdl.global_pool import GlobalPoolParams
 from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.lookup import LookupParams
 from convfold.hdl.max_pool import MaxPoolParams
 from convfold.hdl.pad import PadParams
 from convfold.hdl.product import ProductParams
 from convfold.hdl.reorder import ReorderParams
+from convfold.hdl.requantizer import RequantizerParams
 from convfold.hdl.streams import beats
 from convfold.hdl.window import WindowParams
 
@@ -62,6 +65,8 @@ def hardware(params: StageParams) -> Any:
             shape = (*classes, core.filters, *core.window.kernel, inputs)
             w, b, m = (np.zeros(size, np.int64) for size in (shape, shape[:3], core.filters))
             return params.create(w, b, m)
+        case GlobalPoolParams():
+            return params.create(0, 0)
         case LookupParams():
             return params.create(np.zeros((params.tables, 1 << params.in_bits), np.int64))
         case AddParams():
@@ -252,6 +257,15 @@ class Draft:
         port = self.add(DenseParams(ConvParams(window, 3, 1, 1, 4, 12, BITS, False, 12, 0, 15)), tensor)
         return self._after(window, port, 3, 1)
 
+    def global_pool(self, tensor: Tensor) -> Tensor:
+        lanes = self.rng.choice([n for n in range(1, tensor.channels + 1) if tensor.channels % n == 0])
+        words, pixels = tensor.channels // lanes, tensor.height * tensor.width
+        requantizer = RequantizerParams(
+            words, words, BorderWalkParams(1, 1), 12, BITS, False, 12, 0, 15, ii=self.rng.randint(1, 4), uniform=True
+        )
+        params = GlobalPoolParams(pixels, tensor.channels, lanes, BITS, False, requantizer)
+        return Tensor(self.add(params, self.in_lanes(tensor, lanes)), 1, 1, tensor.channels, lanes)
+
     def lookup(self, tensor: Tensor) -> Tensor:
         params = LookupParams(tensor.channels, tensor.lanes, BITS, False, BITS, False)
         return replace(tensor, port=self.add(params, tensor))
@@ -359,8 +373,11 @@ def random_pipeline(seed: int, most_beats: int = 24) -> tuple[AxiStreamParams, D
         for step in (draft.line, draft.join, draft.line, rng.choice([draft.join, draft.line])):
             tensor = step(tensor)
             sizes.append(tensor.beats)
-        if rng.random() < 0.2:
+        ending = rng.random()
+        if ending < 0.2:
             tensor = draft.dense(tensor)
+        elif ending < 0.4 and tensor.height * tensor.width >= GlobalPoolParams.LEAST_PIXELS:
+            tensor = draft.global_pool(tensor)
         draft.end(tensor)
         if max(sizes) <= most_beats:
             return first.edge, draft

@@ -28,6 +28,7 @@ from convfold.hdl.crop import CropParams
 from convfold.hdl.dense import DenseParams
 from convfold.hdl.depthwise import DepthwiseParams
 from convfold.hdl.fork import ForkParams
+from convfold.hdl.global_pool import GlobalPoolParams
 from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.lookup import LookupParams
 from convfold.hdl.max_pool import MaxPoolParams
@@ -196,7 +197,7 @@ def test_the_graphs_hold_what_can_stand_in_one() -> None:
     drafts = [random_pipeline(seed)[1] for seed in {*SIZED, *SMALL}]
     assert {type(component.params) for draft in drafts for component in draft.components} == {
         AddParams, ArgMaxParams, BufferParams, ConcatParams, ConvParams, CropParams, DenseParams, DepthwiseParams, ForkParams,
-        LaneAdapterParams, LookupParams, MaxPoolParams, PadParams, ProductParams, ReorderParams,
+        GlobalPoolParams, LaneAdapterParams, LookupParams, MaxPoolParams, PadParams, ProductParams, ReorderParams,
     }  # fmt: skip
     assert any(len(draft.outputs) == 2 for draft in drafts)
     joins = (AddParams, ProductParams, ConcatParams)

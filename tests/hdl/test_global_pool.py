@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from tests.hdl.port_bench import Traffic, run_ports
 FRAMES = 3
 
 
-def pool(pixels: int, channels: int, lanes: int, *, ii: int = 1, bits: int = 8, signed: bool = True, **more: Any) -> GlobalPoolParams:
+def pool(
+    pixels: int, channels: int, lanes: int, *, ii: int = 1, bits: int = 8, signed: bool = True, **more: Any
+) -> GlobalPoolParams:
     words = channels // lanes
     acc_bits = bits + (pixels - 1).bit_length() + 2
     out = {"out_bits": 8, "out_signed": True, "shift": 16, "low": -128, "high": 127, "zero_point": 3} | more
@@ -98,7 +101,8 @@ def test_numbers_and_the_timing_rule(name: str) -> None:
     lanes = frames.reshape(-1, params.lanes)
     beats = [pack(line, params.bits) for line in lanes.tolist()]
     expected = [means(params, frame) for frame in frames]
-    assert [sum(params.reference([frame.tolist()], *constants(params)), []) for frame in frames] == expected
+    for frame, by_definition in zip(frames, expected, strict=True):
+        assert list(chain.from_iterable(params.reference([frame.tolist()], *constants(params)))) == by_definition
     runs = run_ports(params.create(*constants(params)), {"i": beats}, {"o": FRAMES * params.words})
     for profile in PROFILES:
         payloads = runs[profile]["o"].payloads
@@ -108,7 +112,7 @@ def test_numbers_and_the_timing_rule(name: str) -> None:
     starts = runs["none"]["i"].taken[:: params.pixels * params.words]
     assert starts[2] - starts[1] <= params.frame_cycles
     ends = runs["none"]["o"].taken[params.words - 1 :: params.words]
-    assert [after - before for before, after in zip(ends, ends[1:], strict=False)] == [params.frame_cycles] * (FRAMES - 1)
+    assert [after - before for before, after in pairwise(ends)] == [params.frame_cycles] * (FRAMES - 1)
 
 
 @pytest.mark.parametrize("name", CASES)
