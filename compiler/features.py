@@ -138,12 +138,10 @@ def _many(count: int, found: Iterator[Feature]) -> Iterator[Feature]:
 def _stage(params: ConvParams | DepthwiseParams, family: str) -> Iterator[Feature]:
     yield from _window(params.window, family)
     yield from _queue(params.rows * params.out_bits, params.queue.depth_words, family)
-    row = params.mac_row
     shared = _IN_ALL_ROWS if isinstance(params, ConvParams) else _IN_ALL_ROWS - {"row.hops"}
-    for n, (hard, rows) in enumerate(Counter(map(params.hard_in, range(params.rows))).items()):
-        these = replace(row, hard=hard)
-        features = _mac_row(these, family) if isinstance(these, MacRowParams) else _lane_row(these, family)
-        yield from _alike(rows, features, shared, n == 0)
+    for n, (row, count) in enumerate(Counter(map(params.mac_row_of, range(params.rows))).items()):
+        features = _mac_row(row, family) if isinstance(row, MacRowParams) else _lane_row(row, family)
+        yield from _alike(count, features, shared, n == 0)
     yield from _alike(params.rows, _requantizer(params.requantizer, family), _IN_ALL_ROWS, True)
     yield "stage", 1
     yield "credits.counters", _bits(params.queue.depth_words + 1) + _bits(params.passes)
@@ -254,7 +252,8 @@ def _mac_row(p: MacRowParams, family: str) -> Iterator[Feature]:
     yield "row.elements", p.pes
     yield "row.flags", 4 * p.pes + (p.pes - 1)
     yield from _drain("row", p)
-    yield from _many(p.pes, _rom(p.rom_params, family))
+    for rom, elements in Counter(map(p.rom_of, range(p.pes))).items():
+        yield from _many(elements, _rom(rom, family))
 
 
 def _lane_row(p: LaneRowParams, family: str) -> Iterator[Feature]:

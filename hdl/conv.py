@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .mac_row import MacRowParams
 from .mac_stage import MacStageParams
+from .multiplier import hard_share
 from .window import WindowParams
 
 __all__ = ["ConvParams"]
@@ -22,6 +23,7 @@ class ConvParams(MacStageParams):
     made by row ``r`` in pass ``n``. The sums of a row share one requantizer, so output beats have ``rows`` lanes. Border
     classes (``class_rows``, ``class_cols``: first output row and column of each) choose weights and biases. With
     ``window.groups`` the output channels are dealt out evenly over the groups, like the input channels; a pass belongs to one.
+    ``block_roms`` elements, counted row by row, have their weights in block RAM whatever their number.
 
     *Shapes* input ``(height, width, channels)``; output ``(out_height, out_width, filters)``, raster order, ``rows`` lanes.
 
@@ -51,6 +53,7 @@ class ConvParams(MacStageParams):
     multiplier: str = "behavioural"
     hard: int = 0
     memory: str = "behavioural"
+    block_roms: int = 0
     multiplier_bits: int = 17
     split: bool = False
     offset_bits: int = 0
@@ -71,6 +74,9 @@ class ConvParams(MacStageParams):
             raise ValueError(f"filters must be made {together} at once in each of {groups} groups, not {self.filters!r}")
         self.check_hard()
         self.check_pace()
+        most = self.rows * self.pes if self.memory == "ecp5" else 0
+        if not 0 <= self.block_roms <= most:
+            raise ValueError(f"block_roms must be 0 to {most} in {self.memory} memory, not {self.block_roms!r}")
 
     @property
     def out_channels(self) -> int:
@@ -100,7 +106,7 @@ class ConvParams(MacStageParams):
         )
 
     def mac_row_of(self, row: int) -> MacRowParams:
-        return replace(self.mac_row, hard=self.hard_in(row))
+        return replace(self.mac_row, hard=self.hard_in(row), block_roms=hard_share(self.block_roms, row, self.pes))
 
     def words_of(self, w_rcohwi: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """Address runs over class, pass, kernel row, column, beat."""

@@ -120,7 +120,8 @@ class MacRowParams:
 
     *Parameters* ``x_bits``, ``x_signed``: samples; ``w_bits``: signed weights; ``acc_bits``: signed sums, wide enough for every
     partial sum; ``depth_words``: weight words an element; ``multiplier`` and ``memory``: families of leaf cells; ``hard``: how
-    many multipliers are hard ones, counted element by element.
+    many multipliers are hard ones, counted element by element; ``block_roms``: how many elements, the first ones, have their
+    weights in block RAM even where look-up tables would hold them (``memory`` "ecp5").
     """
 
     pes: int
@@ -134,6 +135,7 @@ class MacRowParams:
     memory: str = "behavioural"
     hard: int = 0
     word_cycles: int = 1
+    block_roms: int = 0
 
     @property
     def dot(self) -> DotParams:
@@ -143,13 +145,13 @@ class MacRowParams:
         hard = hard_share(self.hard, element, self.taps)
         return DotParams(self.taps, self.x_bits, self.x_signed, self.w_bits, self.acc_bits, self.multiplier, hard)
 
-    @property
-    def rom_params(self) -> RomParams:
-        return RomParams(self.taps * self.w_bits, self.depth_words, self.memory)
+    def rom_of(self, element: int) -> RomParams:
+        kind = "ecp5_block" if element < self.block_roms else self.memory
+        return RomParams(self.taps * self.w_bits, self.depth_words, kind)
 
     @property
     def address_lead(self) -> int:
-        return self.rom_params.latency
+        return self.rom_of(0).latency
 
     @property
     def ii(self) -> int:
@@ -302,7 +304,7 @@ class _ProcessingElement(wiring.Component):
             self.o_done.eq(done),
         ]
 
-        m.submodules.weights = weights = p.rom_params.create(self.words)
+        m.submodules.weights = weights = p.rom_of(self.element).create(self.words)
         m.d.comb += weights.i_addr.eq(address)
         acc = p.dot_of(self.element).build(m, [taps[n] for n in range(p.taps)], weights.o, first)
         finished = Signal()

@@ -86,7 +86,7 @@ class MacStageParams:
 
     @property
     def mac_row(self) -> RowParams:
-        """Any row; they differ in nothing but how many of their multipliers are hard."""
+        """Any row; they differ in nothing but in the leaf cells that their elements are made of."""
         raise NotImplementedError
 
     def mac_row_of(self, row: int) -> RowParams:

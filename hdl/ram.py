@@ -10,10 +10,12 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .dp16kd import WORDS_OF_WIDTH, BlockPort, dp16kd
-from .rom import BLOCK_RAM_FROM_WORDS, KINDS
+from .rom import BLOCK_RAM_FROM_WORDS
 from .streams import delay
 
 __all__ = ["Ram", "RamParams"]
+
+KINDS = ("behavioural", "ecp5")
 
 
 @dataclass(frozen=True, slots=True)

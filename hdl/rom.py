@@ -15,7 +15,7 @@ from .streams import delay
 
 __all__ = ["Rom", "RomParams"]
 
-KINDS = ("behavioural", "ecp5")
+KINDS = ("behavioural", "ecp5", "ecp5_block")
 BLOCK_RAM_FROM_WORDS = 64
 """Below this depth look-up tables are cheaper than a block RAM (measured on ECP5)."""
 
@@ -25,7 +25,7 @@ class RomParams:
     """``o = words[i_addr]``, two cycles later.
 
     ``kind`` "behavioural" lets synthesis choose look-up tables or block RAM; "ecp5" instantiates DP16KD with output registers
-    from 64 words on.
+    from 64 words on, "ecp5_block" always.
 
     *Timing* ``latency`` 2 cycles, ``ii`` 1 cycle.
     """
@@ -50,7 +50,7 @@ class RomParams:
 
     @property
     def in_blocks(self) -> bool:
-        return self.kind == "ecp5" and self.depth_words >= BLOCK_RAM_FROM_WORDS
+        return self.kind == "ecp5_block" or (self.kind == "ecp5" and self.depth_words >= BLOCK_RAM_FROM_WORDS)
 
     @property
     def blocks(self) -> int:

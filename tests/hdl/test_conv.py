@@ -210,6 +210,17 @@ def test_hard_multipliers_are_counted_row_by_row() -> None:
     assert kinds == ["ecp5", *["ecp5_fabric"] * 3]
 
 
+def test_weights_in_blocks_are_counted_row_by_row() -> None:
+    params = replace(make_stage(ConvCase((4, 4, 4), 6, (3, 3), rows=2, pes=3, lanes=4)).params, memory="ecp5")
+    some = replace(params, block_roms=4)
+    in_blocks = [[some.mac_row_of(row).rom_of(e).in_blocks for e in range(3)] for row in range(2)]
+    assert in_blocks == [[True] * 3, [True, False, False]]
+    with pytest.raises(ValueError, match=r"^block_roms must be 0 to 6 in ecp5 memory, not 7$"):
+        replace(params, block_roms=7)
+    with pytest.raises(ValueError, match=r"^block_roms must be 0 to 0 in behavioural memory, not 1$"):
+        replace(params, memory="behavioural", block_roms=1)
+
+
 @pytest.mark.parametrize(("multiplier", "hard", "most"), [("ecp5", 2, 1), ("ecp5", -1, 1), ("behavioural", 1, 0)])
 def test_no_more_hard_multipliers_than_there_are(multiplier: str, hard: int, most: int) -> None:
     with pytest.raises(ValueError, match=rf"^hard must be 0 to {most} {multiplier} multipliers, not {hard}$"):

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from amaranth.hdl import Module, Signal
 
+from convfold.hdl.conv import ConvParams
 from convfold.hdl.max_pool import MaxPoolParams
 from convfold.hdl.multiplier import MultiplierParams
 from convfold.hdl.ram import RamParams
-from convfold.hdl.rom import RomParams
+from convfold.hdl.rom import BLOCK_RAM_FROM_WORDS, RomParams
 from convfold.hdl.window import WindowParams
 from tests.hdl.bench import pack
 from tests.hdl.conv_cases import SAME, ConvCase, ConvStage, make_depthwise, make_stage
@@ -128,6 +129,8 @@ def test_corners_and_random_products(tmp_path: Path) -> None:
 
 
 ROM_WIDTHS = {
+    2: (8,),
+    48: (24, 37),
     64: (1, 9, 18, 19, 35, 36, 37, 54, 55, 72),
     200: (7, 27, 40),
     512: (18, 20, 55),
@@ -149,8 +152,9 @@ def test_roms(tmp_path: Path) -> None:
         stimulus.append(f"d{depth}_addr = n < {depth} ? n : {{$random}} % {depth};")
         for width in widths:
             words = [random.getrandbits(width) for _ in range(depth)]
-            for kind in ("behavioural", "ecp5"):
-                pairs.add(f"d{depth}_w{width}", kind, RomParams(width, depth, kind).create(words), inputs, width)
+            for kind in ("behavioural", "ecp5" if depth >= BLOCK_RAM_FROM_WORDS else "ecp5_block"):
+                form = kind.removesuffix("_block")
+                pairs.add(f"d{depth}_w{width}", form, RomParams(width, depth, kind).create(words), inputs, width)
             checks.append(f"d{depth}_w{width}_behavioural !== d{depth}_w{width}_ecp5")
     pairs.compile(tmp_path, loop(4097 + 300, stimulus, checks)).check()
 
@@ -272,7 +276,8 @@ STAGES = {
 
 def test_the_stages_have_roms_of_both_kinds() -> None:
     params = [make_stage(replace(case, kind="ecp5")).params for case in STAGES.values()]
-    assert {stage.mac_row.rom_params.in_blocks for stage in params} == {True, False}
+    assert {stage.mac_row.rom_of(0).in_blocks for stage in params} == {True, False}
+    assert any(not stage.mac_row.rom_of(0).in_blocks and stage.rows * stage.pes > 1 for stage in params)  # some of them will be
 
 
 DEPTHWISE = {
@@ -288,6 +293,8 @@ def test_mac_stages(name: str, tmp_path: Path) -> None:
     make, case = (make_stage, STAGES[name]) if name in STAGES else (make_depthwise, DEPTHWISE[name])
     stage: ConvStage[Any] = make(replace(case, kind="ecp5"))
     params = replace(stage.params, hard=(stage.params.multipliers + 1) // 2)
+    if isinstance(params, ConvParams):
+        params = replace(params, block_roms=(params.rows * params.pes + 1) // 2)
     stage = replace(stage, params=params)
     images = stage.random_frames(2)
     window = params.window

@@ -55,10 +55,17 @@ def test_how_many_blocks_the_ecp5_form_takes(width: int, depth: int, blocks: int
     assert RomParams(width, depth).blocks == 0
 
 
+@pytest.mark.parametrize(("width", "depth", "blocks"), [(8, 1, 1), (24, 48, 1), (37, 63, 2), (72, 16, 2), (24, 512, 1)])
+def test_blocks_for_few_words(width: int, depth: int, blocks: int) -> None:
+    params = RomParams(width, depth, "ecp5_block")
+    assert params.blocks == blocks
+    assert rtlil.convert(params.create([0] * depth)).count("cell \\DP16KD ") == blocks
+
+
 @pytest.mark.parametrize(
     ("width", "depth", "kind", "message"),
     [
-        (8, 8, "gowin", r"^kind must be one of \('behavioural', 'ecp5'\), not 'gowin'$"),
+        (8, 8, "gowin", r"^kind must be one of \('behavioural', 'ecp5', 'ecp5_block'\), not 'gowin'$"),
         (0, 8, "ecp5", r"^size must be at least 1×1, not \(8, 0\)$"),
         (8, 0, "ecp5", r"^size must be at least 1×1, not \(0, 8\)$"),
     ],
