@@ -4,7 +4,7 @@
 
 Writes ``compiler/estimate_<family>.json``: what each feature of `convfold.compiler.features` costs, and how far off the
 formulas are, kind by kind. ``--check`` leaves the fit as it is, prints its error on networks that it was not made from, and
-writes the mean beside it; ``--route`` does that for the clock.
+writes the mean beside it; ``--route`` fits the clock to small networks, placed and routed, and to the routes in docs.
 
 All counts are nextpnr's after packing. They are kept in ``build/calibrate`` under the hash of what was counted, so a second
 run takes seconds.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import re
 import sys
 from collections import Counter, defaultdict
@@ -40,7 +41,7 @@ from convfold.compiler.quantize import QuantizeOptions, quantize
 from convfold.compiler.targets import Target, get_target
 from convfold.compiler.tools.errors import ToolError
 from convfold.compiler.tools.flow import implement
-from convfold.compiler.tools.nextpnr import find_nextpnr, pack
+from convfold.compiler.tools.nextpnr import RouteOptions, find_nextpnr, pack
 from convfold.compiler.tools.yosys import find_yosys, synthesize_modules
 from convfold.hdl.lane_row import LaneRowParams
 from convfold.hdl.mac_row import MacRowParams
@@ -407,29 +408,82 @@ def check(family: str) -> None:
         print(f"{kind}: mean error {np.mean(np.abs(found)):.1f} %, greatest {max(found, key=abs):+.1f} %")
 
 
-def routed(family: str) -> Iterator[Case]:
-    """Small networks that are placed and routed for the clock."""
-    targets = {"ecp5": ("ecp5-25k", (1, 20_000, 50_000)), "ice40": ("ice40-hx8k", (1,))}
-    target, rates = targets[family]
+# ----------------------------------------------------------------------------------------------------------------- the clock
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What was placed and routed: a network on a device, its look-up tables and its clock."""
+
+    name: str
+    device: str
+    luts: int
+    mhz: float
+
+    @property
+    def ns(self) -> float:
+        return 1e3 / self.mhz
+
+
+FREQ_MHZ = {"ecp5-25k": 200.0, "ice40-up5k": 60.0, "ice40-hx8k": 150.0}
+"""More than is reached: a placer that has reached its goal stops."""
+
+
+def small_routes(family: str) -> Iterator[Route]:
+    """Small networks, placed and routed here and now."""
+    rates = {"ecp5": {"ecp5-25k": (1, 20_000, 50_000)}, "ice40": {"ice40-up5k": (1, 500), "ice40-hx8k": (1, 2_000)}}[family]
     digits = ROOT / "examples" / "digits" / "digits.toml"
-    for fps in rates:
-        yield Case(f"digits, {fps:,} frames/s", lambda: digits, target, fps)
-    yield Case("separable", lambda: _separable().graph(), target, rates[-1])
-    yield Case("residual", lambda: _residual().graph(), target, rates[-1])
+    for target, paces in rates.items():
+        cases = [Case(f"digits, {fps:,} frames/s", lambda: digits, target, fps) for fps in paces]
+        cases.append(Case("separable", lambda: _separable().graph(), target, paces[-1]))
+        cases.append(Case("residual", lambda: _residual().graph(), target, paces[-1]))
+        for case in cases:
+            try:
+                plan, top, verilog = compiled_plan(case)
+            except CompileError as error:
+                print(f"{case.name} on {target}: {error.message}", file=sys.stderr)
+                continue
+            (WORK / "routed.v").write_text(verilog, encoding="utf-8")
+            options = RouteOptions(freq_mhz=FREQ_MHZ[target])
+            done = implement(WORK / "routed.v", plan.target, top, WORK, options, bitstream=False).route
+            yield Route(f"{case.name} on {target}", target, done.luts.used, done.slowest_mhz)
+
+
+def published_routes(family: str) -> Iterator[Route]:
+    """The routes that ``bench/run.py --route --publish`` has left in docs."""
+    for name, result in json.loads((ROOT / "docs" / "bench.json").read_text(encoding="utf-8")).items():
+        target, found = result["compile"]["target"], result.get("route")
+        if found and get_target(target).family == family:
+            yield Route(f"bench {name}", target, found["luts"], found["fmax_mhz"])
+
+
+def line_through(routes: Sequence[Route]) -> tuple[float, float]:
+    """``(a, b)``, neither negative, of the cycle ``a + b·√LUTs`` ns."""
+    columns = np.array([[1.0, math.sqrt(route.luts)] for route in routes])
+    a, b = nonnegative_least_squares(columns, np.array([route.ns for route in routes]))
+    return float(a), float(b)
 
 
 def route(family: str) -> None:
-    """Write down the mean of the routed clocks, and how far they are from it."""
-    found = {}
-    for case in routed(family):
-        plan, top, verilog = compiled_plan(case)
-        (WORK / "routed.v").write_text(verilog, encoding="utf-8")
-        done = implement(WORK / "routed.v", plan.target, top, WORK, bitstream=False).route
-        found[case.name] = round(done.slowest_mhz, 1)
-        print(f"{case.name}: {done.slowest_mhz:.1f} MHz, {done.luts.share:.0%} of the LUTs", flush=True)
-    mean = float(np.mean(list(found.values())))
-    errors = [100 * abs(mean / mhz - 1) for mhz in found.values()]
-    amend(family, mhz=round(mean, 1), routes=found, error={"mhz": round(float(np.mean(errors)), 1)})
+    """Fit the clock, for each device of iCE40 alone; each route's error is that of the line through the others."""
+    routes = [*small_routes(family), *published_routes(family)]
+    alike: dict[str, list[Route]] = defaultdict(list)  # all devices of ECP5 are one fabric
+    for one in routes:
+        alike["ecp5" if family == "ecp5" else one.device].append(one)
+    clock, errors, found = {}, [], {}
+    for device, here in alike.items():
+        clock[device] = [round(number, 5) for number in line_through(here)]
+        for left_out in here:
+            others = [one for one in here if one is not left_out]
+            found[left_out.name] = {"luts": left_out.luts, "mhz": round(left_out.mhz, 1)}
+            if len(others) > 1:
+                a, b = line_through(others)
+                guess = 1e3 / (a + b * math.sqrt(left_out.luts))
+                errors.append(100 * abs(guess / left_out.mhz - 1))
+                found[left_out.name]["estimate_by_others"] = round(guess, 1)
+            print(left_out.name, found[left_out.name], flush=True)
+    error = {"mhz": round(float(np.mean(errors)), 1)} if errors else {}
+    amend(family, clock=clock, routes=found, error=error)
 
 
 def amend(family: str, **entries: Any) -> None:
@@ -444,7 +498,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=("ecp5", "ice40"), action="append")
     parser.add_argument("--check", action="store_true", help="compare with networks that the fit was not made from")
-    parser.add_argument("--route", action="store_true", help="place and route small networks for the clock")
+    parser.add_argument("--route", action="store_true", help="place and route small networks, and fit the clock")
     options = parser.parse_args()
     for family in options.family or ("ecp5", "ice40"):
         (check if options.check else route if options.route else calibrate)(family)

@@ -30,7 +30,7 @@ from convfold.hdl.max_pool import MaxPoolParams
 from convfold.hdl.streams import beats
 
 from .engines import WIRES, Stage
-from .estimate import load_fit, stage_resources
+from .estimate import load_fit, routed_mhz, stage_resources
 from .graph import (
     Certificate,
     Decision,
@@ -469,7 +469,7 @@ def manifest(emission: Emission) -> dict[str, Any]:
         "certificates": [dataclasses.asdict(proof) for proof in proofs],
         "estimate": dataclasses.asdict(plan.resources),
         "estimate_error": dict(load_fit(plan.target.family).error),
-        "estimate_mhz": load_fit(plan.target.family).mhz,
+        "estimate_mhz": _rounded(routed_mhz(plan.resources.luts, plan.target)),
         **emission.extra,
     }
 
@@ -520,6 +520,7 @@ def _operator(node: Node) -> str:
 
 def _layer(plan: Plan, stage: Stage) -> dict[str, Any]:
     graph, node, window, core = plan.graph, stage.node, stage.window, stage.core
+    need = stage_resources(stage.engine, plan.target)
     layer = {
         "name": node.name,
         "source": node.source,
@@ -533,7 +534,7 @@ def _layer(plan: Plan, stage: Stage) -> dict[str, Any]:
         "steps": _steps(graph, stage),
         "windowed": window is not None,
         "share": round(stage.cycles / plan.interval_cycles, 4),
-        "estimate": dataclasses.asdict(stage_resources(stage.engine, plan.target)),
+        "estimate": dataclasses.asdict(need) | {"mhz": _rounded(routed_mhz(need.luts, plan.target))},
         "lanes": stage.in_lanes,
         "latency": stage.engine.latency,
         "in_format": _format(graph.format_of(node.inputs[0])),
@@ -566,6 +567,10 @@ def _layer(plan: Plan, stage: Stage) -> dict[str, Any]:
             "weights": int(graph.weights[f"{node.name}.w"].size),
         }
     return layer
+
+
+def _rounded(mhz: float | None) -> float | None:
+    return None if mhz is None else round(mhz, 1)
 
 
 def _steps(graph: Graph, stage: Stage) -> int:

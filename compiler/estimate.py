@@ -8,6 +8,7 @@ how far off whole networks are.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -19,7 +20,7 @@ from .pipeline import Pipeline
 from .schedule import StageParams
 from .targets import Target
 
-__all__ = ["Fit", "Resources", "estimate", "fit_path", "load_fit", "part_resources", "stage_resources"]
+__all__ = ["Fit", "Resources", "estimate", "fit_path", "load_fit", "part_resources", "routed_mhz", "stage_resources"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +79,25 @@ def part_resources(params: Any, family: str) -> Resources:
     return Resources(round(luts), round(ffs), int(dsps), int(brams))
 
 
+def routed_mhz(luts: int, target: Target) -> float | None:
+    """The clock to expect of something of so many look-up tables that is alone on a device; None where none was measured."""
+    clock = load_fit(target.family).clock
+    line = clock.get(target.name, clock.get(target.family))
+    return None if line is None else 1e3 / (line[0] + line[1] * math.sqrt(luts))
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """What one of each feature costs, the clock to expect after routing (the slowest speed grade), and mean errors in per cent.
 
-    ``error`` has that of ``luts`` and ``ffs`` of whole networks, and of the clock, ``mhz``; it is empty until measured. The
-    clock is one number for all: it is decided by wires, and small designs do not say how full ones will be.
+    ``clock`` has ``(a, b)`` for each device, or one for all of a family: ``a + b·√LUTs`` ns a cycle. Once logic is pipelined,
+    wires decide, and they are as long as what they cross is wide. ``error`` has that of ``luts`` and ``ffs`` of whole networks,
+    and of the clock, ``mhz``, each route left out of the fit in its turn; it is empty until measured.
     """
 
     luts: Mapping[str, float]
     ffs: Mapping[str, float]
-    mhz: float | None
+    clock: Mapping[str, tuple[float, float]]
     error: Mapping[str, float]
 
 
@@ -96,7 +105,8 @@ class Fit:
 def load_fit(family: str) -> Fit:
     """The fit for a family; plain Verilog, for any device, is counted as if for ECP5."""
     document = json.loads(fit_path(family).read_text(encoding="utf-8"))
-    return Fit(document["luts"], document["ffs"], document["mhz"], document["error"])
+    clock = {device: (a, b) for device, (a, b) in document["clock"].items()}
+    return Fit(document["luts"], document["ffs"], clock, document["error"])
 
 
 def fit_path(family: str) -> Path:

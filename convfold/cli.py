@@ -23,6 +23,7 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from convfold import __version__
@@ -294,16 +295,25 @@ def _command() -> str:
     return shlex.join(words)
 
 
+_LONGEST_NAME = 24
+_FITTED = (("luts", "LUT"), ("ffs", "FF"), ("mhz", "MHz"))
+
+
+def _short(name: str) -> str:
+    """A name of another tool may be longer than a line: its ends tell most."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2 - 1]}…{name[-_LONGEST_NAME // 2 :]}"
+
+
 def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("layer", "op", "output"):
-        table.add_column(name, overflow="fold")
-    for name in ("multiplies", "multipliers", "cycles", "share", "LUT", "FF", "DSP", "BRAM"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=True)
+    for name in ("multiplies", "multipliers", "cycles", "share", "LUT", "FF", "DSP", "BRAM", "MHz"):
+        table.add_column(name, justify="right", no_wrap=True)
     for layer in manifest["layers"]:
         kernel = "×".join(map(str, layer.get("kernel", ())))
         table.add_row(
-            layer["name"],
+            escape(_short(layer["name"])),
             layer["op"] if layer["op"] == "dense" else f"{layer['op']} {kernel}".strip(),
             "×".join(map(str, layer["out_shape"])),
             f"{layer['macs']:,}",
@@ -311,8 +321,10 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
             f"{layer['cycles']:,}",
             f"{layer['share']:.0%}",
             *(f"{layer['estimate'][kind]:,}" for kind in ("luts", "ffs", "dsps", "brams")),
+            f"{layer['estimate']['mhz']:.0f}" if layer["estimate"]["mhz"] else "",
         )
-    out.print(table)
+    whole = Measurement.get(out, out.options.update(max_width=1_000), table).maximum
+    Console(highlight=False, width=max(out.width, whole)).print(table)  # a terminal may wrap it, but no number is cut
     before = sum(layer["macs"] for layer in manifest["network"])
     after = sum(layer["macs"] for layer in manifest["layers"])
     need, error = manifest["estimate"], manifest["estimate_error"]
@@ -333,11 +345,13 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
         f"estimate   {need['luts']:,} LUT, {need['ffs']:,} FF, {need['dsps']} DSP, {need['brams']} BRAM on {manifest['target']}"
     )
     if manifest["target"] != "generic":
-        clock = f"; small networks are routed at {manifest['estimate_mhz']:.0f} MHz" if manifest["estimate_mhz"] else ""
+        if manifest["estimate_mhz"]:
+            rate = manifest["estimate_mhz"] * 1e6 / manifest["interval_cycles"]
+            out.print(f"           some {manifest['estimate_mhz']:.0f} MHz once routed, which would be {rate:,.0f} frames/s")
         errors = "by formulas that are not fitted yet"
         if error:
-            errors = f"mean errors: LUT {error['luts']:.0f} %, FF {error['ffs']:.0f} %"
-        out.print(f"           {errors}{clock}")
+            errors = "mean errors: " + ", ".join(f"{name} {error[key]:.0f} %" for key, name in _FITTED if key in error)
+        out.print(f"           {errors}")
     out.print(f"build      {escape(str(folder))}")
 
 

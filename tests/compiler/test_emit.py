@@ -19,7 +19,7 @@ import pytest
 
 from convfold.api import Compiled, compile
 from convfold.compiler.emit import npz_bytes, render
-from convfold.compiler.estimate import load_fit, stage_resources
+from convfold.compiler.estimate import load_fit, routed_mhz, stage_resources
 from convfold.compiler.foldings import Foldings
 from convfold.compiler.passes import Options
 from convfold.compiler.plan import FILL, _Planner
@@ -198,7 +198,9 @@ def test_the_manifest_tells_the_whole_contract(builds: dict[str, Path], compiled
     for layer, stage in zip(manifest["layers"], plan.stages, strict=True):
         assert (layer["multipliers"], layer["cycles"]) == (stage.multipliers, stage.cycles)
         assert layer["source"].startswith("digits.toml: layer ")
-        assert layer["estimate"] == asdict(stage_resources(stage.engine, plan.target))
+        need = stage_resources(stage.engine, plan.target)
+        mhz = routed_mhz(need.luts, plan.target)
+        assert layer["estimate"] == asdict(need) | {"mhz": None if mhz is None else round(mhz, 1)}
     assert [layer["name"] for layer in manifest["network"]][1:] == [
         *("edges", "blend", "project", "relu1", "mix", "norm", "relu2", "pool", "classify")
     ]

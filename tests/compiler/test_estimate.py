@@ -15,7 +15,7 @@ import pytest
 
 from bench.calibrate import extract, nonnegative_least_squares
 from convfold.api import compile
-from convfold.compiler.estimate import Resources, estimate, load_fit, part_resources, stage_resources
+from convfold.compiler.estimate import load_fit, part_resources, routed_mhz, stage_resources
 from convfold.compiler.features import features, parts
 from convfold.compiler.graph import Graph
 from convfold.compiler.plan import make_plan
@@ -94,6 +94,17 @@ def test_the_fit_says_how_good_it_is(family: str) -> None:
     assert set(fit.error) == ({"luts", "ffs", "mhz"} if family == "ecp5" else set())
     assert max(fit.error.get("luts", 0), fit.error.get("ffs", 0)) <= 10
     assert min(*fit.luts.values(), *fit.ffs.values()) >= 0
+
+
+def test_the_clock_falls_with_the_size() -> None:
+    target = get_target("ecp5-85k")
+    a, b = load_fit("ecp5").clock["ecp5"]
+    assert routed_mhz(10_000, target) == pytest.approx(1e3 / (a + 100 * b))
+    small, large = routed_mhz(1_000, target), routed_mhz(50_000, get_target("ecp5-25k"))
+    assert small is not None
+    assert large is not None
+    assert 250 > small > large > 80
+    assert routed_mhz(1_000, get_target("generic")) is None
 
 
 def test_parts_take_what_is_estimated(tmp_path: Path) -> None:
