@@ -15,7 +15,7 @@ import pytest
 
 from bench.calibrate import extract, nonnegative_least_squares
 from convfold.api import compile
-from convfold.compiler.estimate import load_fit, part_resources, routed_mhz, stage_resources
+from convfold.compiler.estimate import Resources, estimate, load_fit, part_resources, routed_mhz, stage_resources
 from convfold.compiler.features import features, parts
 from convfold.compiler.graph import Graph
 from convfold.compiler.plan import make_plan
