@@ -60,7 +60,7 @@ class Bench(Checks):
             for port, seen, count, runs in zip(self.ports, run.outputs, counts, sinks, strict=True)
         ]
         position, offered, cycle, quiet = 0, False, 0, 0
-        while any(sink.missing for sink in takers):
+        while position < len(beats) or any(sink.missing for sink in takers):
             # What stands at the ports now is what the coming rising edge sees.
             if not offered and position < len(beats) and not next(waits):
                 dut.s_axis_tdata.value, dut.s_axis_tlast.value = beats[position][0], int(beats[position][1])

@@ -120,7 +120,7 @@ class Checks:
     async def exchange(
         self, beats: Beats, counts: Sequence[int], source: Runs, sinks: Sequence[Runs], patience: int, linger: int
     ) -> Transfer:
-        """Send ``beats`` and take ``counts`` beats of each output; ``source`` and ``sinks`` say who pauses when.
+        """Send all ``beats`` and take ``counts`` beats of each output; ``source`` and ``sinks`` say who pauses when.
 
         *Raises* ``AssertionError`` when a waiting beat changes, when nothing moves for more than ``patience`` cycles, and when
         a beat comes within ``linger`` cycles after the last.
