@@ -265,8 +265,7 @@ def _global_choices(graph: Graph, node: QAveragePool) -> Iterator[Choice]:
     channels = graph.shapes[node.name][2]
     for lanes in _divisors(channels):
         pixels, words = node.kernel[0] * node.kernel[1], channels // lanes
-        sums = (pixels - 1) * max(words, GlobalPoolParams.RING_CYCLES)
-        yield Choice(lanes, sums + (words - 1) * _mean_cycles(pixels) + 1, rows=lanes)
+        yield Choice(lanes, (pixels - 1) * words + (words - 1) * _mean_cycles(pixels) + 1, rows=lanes)
 
 
 def _mean_cycles(pixels: int) -> int:

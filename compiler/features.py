@@ -172,10 +172,12 @@ def _max_pool(params: MaxPoolParams, family: str) -> Iterator[Feature]:
 
 def _global_pool(p: GlobalPoolParams, family: str) -> Iterator[Feature]:
     yield from _pipe(p.pipe, p.lanes * p.requantizer.out_bits, family)
-    yield from _queue(p.lanes * p.requantizer.acc_bits, p.ring.depth_words, family)
+    if p.ring is not None:
+        yield from _queue(p.lanes * p.requantizer.acc_bits, p.ring.depth_words, family)
     yield from _alike(p.lanes, _requantizer(p.requantizer, family), _IN_ALL_ROWS, True)
     yield "global", 1
     yield "global.counters", _bits(p.pixels) + _bits(p.words) + _bits(p.requantizer.ii)
+    yield "global.data", p.lanes * (p.bits + (p.words == 2) * p.requantizer.acc_bits)
     yield "sum", p.lanes * p.requantizer.acc_bits
 
 

@@ -522,7 +522,7 @@ def _pipe(timing: PipeTiming, turns: Sequence[Sequence[_Link]], sink: _Link, *, 
 
 
 def _global_pool(params: GlobalPoolParams, source: _Link, sink: _Link) -> Process:
-    """Every beat waits for the sum of its channels to come round; those of the last pixel for a place in the queue, too."""
+    """The beats of the last pixel wait for the requantizers and for a place in the queue."""
     offered, taken = source.offered, source.taken
     given, left = sink.offered, sink.taken
     timing, words = params.timing, params.words
@@ -534,8 +534,6 @@ def _global_pool(params: GlobalPoolParams, source: _Link, sink: _Link) -> Proces
                 if n >= len(offered):
                     yield offered, n
                 last = max(last + 1, offered[n])
-                if pixel:
-                    last = max(last, taken[n - words] + params.RING_CYCLES)
                 if pixel == params.pixels - 1:
                     last = max(last, before + params.requantizer.ii)
                     place = len(given) - timing.depth_words

@@ -29,7 +29,7 @@ class GlobalPoolParams:
 
     *Timing* with ``taken`` as in `PipeTiming`, for beat ``n``::
 
-        take(n)  = max(offered(n), take(n-1) + 1, take(n-words) + RING_CYCLES except in the first pixel of a frame)
+        take(n)  = max(offered(n), take(n-1) + 1)
         offer(k) = max(take(n) + latency, taken(k-1) + 1)
 
     where ``n`` is the beat of a last pixel that makes output beat ``k``; it is also taken no earlier than ``requantizer.ii``
@@ -37,9 +37,11 @@ class GlobalPoolParams:
     *Raises* ``ValueError`` for a requantizer of other sums, and for fewer than `LEAST_PIXELS`.
     """
 
+    SUM_CYCLES = 2
+    """From a beat to its sum."""
     RING_CYCLES = 3
-    """From a beat to the next of its channels: the sum's register, and the way through the ring."""
-    LEAST_PIXELS = 1 + -(-TABLE_CYCLES // RING_CYCLES)
+    """From a beat's sum to the next beat's of the same channels, by way of the queue."""
+    LEAST_PIXELS = 1 + TABLE_CYCLES - SUM_CYCLES
     """So many that no sum comes before the requantizers' first constants."""
 
     pixels: int
@@ -65,14 +67,16 @@ class GlobalPoolParams:
         return self.channels // self.lanes
 
     @property
-    def ring(self) -> QueueParams:
-        """The sums of a pixel's beats; none of them may have to wait for another to move up."""
+    def ring(self) -> QueueParams | None:
+        """The sums of a pixel's beats, none of which may have to wait for another to move up; few stand in registers."""
+        if self.words < self.RING_CYCLES:
+            return None
         return QueueParams(self.requantizer.acc_bits * self.lanes, self.words + 1)
 
     @property
     def pipe(self) -> PipeParams:
         layout = beat_layout(self.requantizer.out_bits, self.requantizer.out_signed, self.lanes)
-        return PipeParams(layout, 1 + self.requantizer.latency)
+        return PipeParams(layout, self.SUM_CYCLES + self.requantizer.latency)
 
     @property
     def timing(self) -> PipeTiming:
@@ -91,7 +95,7 @@ class GlobalPoolParams:
     @property
     def frame_cycles(self) -> int:
         """The least that frames back to back take each."""
-        sums = (self.pixels - 1) * max(self.words, self.RING_CYCLES)
+        sums = (self.pixels - 1) * self.words
         return sums + max((self.words - 1) * self.requantizer.ii + 1, self.requantizer.ii - sums)
 
     def reference(
@@ -117,14 +121,19 @@ class GlobalPoolParams:
 
 
 class GlobalPool(wiring.Component):
-    """See `GlobalPoolParams`. The sums go round in a queue: each beat takes its own, and puts it back or hands it on."""
+    """See `GlobalPoolParams`. The sums go round in a ring: each beat takes its own, and puts it back or hands it on.
+
+    Invariant: (1) no beat waits for its sum: a queue is only where a pixel has as many beats as the way through it takes.
+    """
 
     i: stream.Interface
     o: stream.Interface
 
-    def __init__(self, params: GlobalPoolParams, *constants: ArrayLike | None) -> None:
+    def __init__(
+        self, params: GlobalPoolParams, b: ArrayLike, m: ArrayLike, positive: ArrayLike | None, negative: ArrayLike | None
+    ) -> None:
         self.params = params
-        self.constants = constants
+        self.b, self.m, self.positive, self.negative = b, m, positive, negative
         requantizer = params.requantizer
         super().__init__(
             {
@@ -136,16 +145,14 @@ class GlobalPool(wiring.Component):
     def elaborate(self, _platform: object) -> Module:
         m = Module()
         p = self.params
-        m.submodules.ring = ring = p.ring.create()
         m.submodules.pipe = pipe = p.pipe.create()
         word = Signal(range(p.words))
         pixel = Signal(range(p.pixels))
         first = Signal(init=1)  # pixel == 0
         last = Signal()  # pixel == p.pixels - 1
         wait = Signal(range(p.requantizer.ii))
-        m.d.comb += self.i.ready.eq((first | ring.o.valid) & (~last | (pipe.o_grant & (wait == 0))))
         take = self.i.valid & self.i.ready
-        m.d.comb += [ring.o.ready.eq(take & ~first), pipe.i_take.eq(take & last)]
+        m.d.comb += [self.i.ready.eq(~last | (pipe.o_grant & (wait == 0))), pipe.i_take.eq(take & last)]
         with m.If(take & (word == p.words - 1)):
             m.d.sync += [pixel.eq(add_mod(pixel, 1, p.pixels)), first.eq(last), last.eq(pixel == p.pixels - 2)]
         with m.If(take):
@@ -158,18 +165,36 @@ class GlobalPool(wiring.Component):
 
         acc_bits = p.requantizer.acc_bits
         sums = [Signal(signed(acc_bits), name=f"sum_{n}", reset_less=True) for n in range(p.lanes)]
+        adds = delay(m, take, 1, "adds")
+        opens = delay(m, first, 1, "opens", reset_less=True)
+        came_round = self._ring(m, Cat(*sums), adds & ~opens, adds, delay(m, take & ~last, p.SUM_CYCLES, "back"))
         for n, total in enumerate(sums):
-            before = ring.o.payload[n * acc_bits : (n + 1) * acc_bits].as_signed()
-            m.d.sync += total.eq(Mux(first, 0, before) + self.i.payload[n])
-        m.d.comb += [ring.i.payload.eq(Cat(*sums)), ring.i.valid.eq(delay(m, take & ~last, 1, "back"))]
+            sample = Signal.like(self.i.payload[n], name=f"sample_{n}", reset_less=True)
+            before = came_round[n * acc_bits : (n + 1) * acc_bits].as_signed()
+            m.d.sync += sample.eq(self.i.payload[n])
+            with m.If(adds):
+                m.d.sync += total.eq(Mux(opens, 0, before) + sample)
 
-        done = delay(m, take & last, 1, "done")
+        done = delay(m, take & last, p.SUM_CYCLES, "done")
         results = []
-        b, factor, positive, negative = self.constants
         for n, total in enumerate(sums):
-            m.submodules[f"requantizer{n}"] = requantizer = p.requantizer.create(factor, b, positive, negative)
+            requantizer = p.requantizer.create(self.m, self.b, self.positive, self.negative)
+            m.submodules[f"requantizer{n}"] = requantizer
             m.d.comb += [requantizer.i_valid.eq(done), requantizer.i.eq(total)]
             results.append(requantizer.o)
         m.d.comb += Value.cast(pipe.i).eq(Cat(*results))
         wiring.connect(m, pipe.o, wiring.flipped(self.o))
         return m
+
+    def _ring(self, m: Module, sums: Value, takes: Value, adds: Value, back: Value) -> Value:
+        """The sums of the beat that comes: out of a queue, or of registers that move with every beat."""
+        if self.params.ring is None:
+            for n in range(self.params.words - 1):
+                later = Signal(len(sums), name=f"sums_{n + 1}", reset_less=True)
+                with m.If(adds):
+                    m.d.sync += later.eq(sums)
+                sums = later
+            return sums
+        m.submodules.ring = ring = self.params.ring.create()
+        m.d.comb += [ring.o.ready.eq(takes), ring.i.payload.eq(sums), ring.i.valid.eq(back)]
+        return Value.cast(ring.o.payload)
