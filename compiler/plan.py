@@ -100,11 +100,12 @@ def make_plan(
 
 def _check_layers(graph: Graph) -> None:
     for name in graph.outputs:
-        node = graph.node(name)
-        while isinstance(node, WIRES):
-            node = graph.node(node.inputs[0])
-        if isinstance(node, Input):
-            raise CompileError(node.source, "the network has no layer", "give it at least one layer")
+        source = node = graph.node(name)
+        while isinstance(source, WIRES):
+            source = graph.node(source.inputs[0])
+        if isinstance(source, Input):
+            hint = "leave it out, or give the network a layer that computes"
+            raise CompileError(node.source, "no layer computes this output: it is the input", hint)
     for node in graph.nodes:
         if not graph.consumers(node.name) and node.name not in graph.outputs:
             raise CompileError(node.source, "nothing reads its output", "leave it out, or make it an output")

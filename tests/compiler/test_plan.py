@@ -22,6 +22,7 @@ from convfold.compiler.spec import load_spec
 from convfold.compiler.targets import get_target
 from convfold.hdl.conv import ConvParams
 from convfold.hdl.dense import DenseParams
+from convfold.hdl.global_pool import GlobalPoolParams
 from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.max_pool import MaxPoolParams
 from tests.compiler.passes.nets import Net
@@ -127,6 +128,15 @@ def test_no_cycle_is_lost_between_frames(
     network = Network((7, 6, 2)).conv("edges", 9, kernel, stride, padding)
     plan = compile_network(network, tmp_path).plan
     assert plan.interval_cycles == plan.stages[0].cycles
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1), (5, 5, 1), (7, 7, 3), (4, 4, 12)])
+def test_a_global_pool_takes_a_pixel_a_cycle(shape: tuple[int, int, int]) -> None:
+    """No sum has to come round first."""
+    pixels = shape[0] * shape[1]
+    plan = make_plan(quantize(Net(shape).global_average("mean").graph()), GENERIC, 1e8 / pixels)
+    assert [type(stage.engine) for stage in plan.stages] == [GlobalPoolParams]
+    assert plan.interval_cycles == plan.stages[0].cycles == pixels
 
 
 def test_stages_that_hinder_each_other_are_made_faster(tmp_path: Path) -> None:
@@ -272,6 +282,13 @@ def test_hard_multipliers_go_to_the_greatest_layers() -> None:
 def test_every_stage_has_the_engine_of_its_layer() -> None:
     plan = make_plan(digits(), GENERIC)
     assert [type(stage.engine) for stage in plan.stages] == [ConvParams, ConvParams, MaxPoolParams, DenseParams]
+
+
+def test_an_output_that_is_the_input_is_refused() -> None:
+    net = Net((3, 4, 4)).reshape("turned", (4, 3, 4)).behind("image").conv("made", 2)
+    graph = quantize(net.graph("made", "turned"))
+    with pytest.raises(CompileError, match=r"^turned: no layer computes this output: it is the input\n  fix: leave it out, "):
+        make_plan(graph, GENERIC)
 
 
 def test_the_same_graph_gives_the_same_plan() -> None:
