@@ -90,6 +90,8 @@ def features(params: Any, family: str) -> Iterator[Feature]:
         case LaneAdapterParams():
             yield from _adapter(params)
         case ForkParams():
+            yield "slice", 1
+            yield "slice.data", params.lanes * params.bits
             yield "fork.branches", params.outputs
         case BufferParams():
             yield from _buffer(params, family)

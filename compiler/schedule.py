@@ -279,7 +279,10 @@ class _Run:
                 self.start(name, _issue(engine, words, stored, freed, starts, sink, frames), starts, freed, sink.offered)
             case ForkParams():
                 branches = [self.link(f"{name}.{n}", source.beats) for n in range(params.outputs)]
-                self.start(name, _fork(source, branches), source.taken, *(branch.offered for branch in branches))
+                inside = _Link(source.beats, source.total)
+                timing = PipeTiming(params.latency, depth_words=2, return_cycles=1)  # that of a register slice
+                self.start(name, _pipe(timing, [[source]], inside), source.taken, inside.offered)
+                self.start(name, _fork(inside, branches), inside.taken, *(branch.offered for branch in branches))
             case LaneAdapterParams():
                 parts = _adapter_parts(params)
                 pixels = source.beats // len(parts)

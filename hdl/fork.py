@@ -8,7 +8,8 @@ from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .streams import beat_stream
+from .register_slice import RegisterSliceParams
+from .streams import beat_layout, beat_stream
 
 __all__ = ["Fork", "ForkParams"]
 
@@ -17,11 +18,12 @@ __all__ = ["Fork", "ForkParams"]
 class ForkParams:
     """Every beat of ``i`` goes to each of ``o0``, ``o1``, …; the next one is offered when all have taken it.
 
-    *Timing* ``latency`` 0 cycles, ``ii`` 1 cycle. Nothing is stored but who has had the present beat. With ``taken_k(n)`` the
-    cycle in which branch ``k`` takes beat ``n``, no branch waiting for another::
+    *Timing* ``latency`` 1 cycle, ``ii`` 1 cycle: a register slice parts the branches from the source, for the fork's ``ready``
+    is made of all of theirs. With ``taken_k(n)`` the cycle in which branch ``k`` takes beat ``n``, no branch waiting for
+    another, and ``last(n)`` the latest of these::
 
-        offer(n) = max(offered(n) by the source, take(n-1) + 1)         on every branch
-        take(n)  = max(taken_k(n) over all branches)                    from the source
+        take(n)  = max(offered(n) by the source, take(n-1) + 1, last(n-2) + 1)
+        offer(n) = max(take(n) + latency, last(n-1) + 1)                on every branch
 
     *Raises* ``ValueError`` for less than two outputs.
     """
@@ -36,8 +38,12 @@ class ForkParams:
             raise ValueError(f"outputs must be at least 2, not {self.outputs!r}")
 
     @property
+    def slice(self) -> RegisterSliceParams:
+        return RegisterSliceParams(beat_layout(self.bits, self.signed, self.lanes))
+
+    @property
     def latency(self) -> int:
-        return 0
+        return self.slice.latency
 
     @property
     def ii(self) -> int:
@@ -63,15 +69,17 @@ class Fork(wiring.Component):
 
     def elaborate(self, _platform: object) -> Module:
         m = Module()
+        m.submodules.slice = source = self.params.slice.create()
+        wiring.connect(m, wiring.flipped(self.i), source.i)
         had = []
         for n, output in enumerate(self.outputs):
             has = Signal(name=f"has_{n}")
             had.append(has | output.ready)
             m.d.comb += [
-                Value.cast(output.payload).eq(Value.cast(self.i.payload)),
-                output.valid.eq(self.i.valid & ~has),
+                Value.cast(output.payload).eq(Value.cast(source.o.payload)),
+                output.valid.eq(source.o.valid & ~has),
             ]
-            with m.If(self.i.valid):
-                m.d.sync += has.eq(had[n] & ~self.i.ready)
-        m.d.comb += self.i.ready.eq(Cat(*had).all())
+            with m.If(source.o.valid):
+                m.d.sync += has.eq(had[n] & ~source.o.ready)
+        m.d.comb += source.o.ready.eq(Cat(*had).all())
         return m

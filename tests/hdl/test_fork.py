@@ -25,16 +25,20 @@ def test_beats_and_the_timing_rule(outputs: int) -> None:
     runs = run_ports(params.create(), {"i": BEATS}, dict.fromkeys(names, len(BEATS)))
     for profile, run in runs.items():
         source = run["i"]
-        offers = [max(time, source.taken[n - 1] + 1 if n else 0) for n, time in enumerate(source.offered)]
+        last = [max(times) for times in zip(*(run[name].taken for name in names), strict=True)]
+        takes: list[int] = []
+        for n, time in enumerate(source.offered):
+            takes.append(max(time, takes[-1] + 1 if n else 0, last[n - 2] + 1 if n > 1 else 0))
+        assert source.taken == takes, profile
+        offers = [max(time + params.latency, last[n - 1] + 1 if n else 0) for n, time in enumerate(takes)]
         for name in names:
             assert run[name].payloads == BEATS, profile
             assert run[name].offered == offers, profile
-        assert source.taken == [max(times) for times in zip(*(run[name].taken for name in names), strict=True)], profile
     full = runs["none"]["i"].taken
     assert full == list(range(1, 1 + len(BEATS) * params.ii, params.ii))
     assert runs["none"]["o0"].taken == [time + params.latency for time in full]
     eager = runs["output stalls"]
-    assert any(own < all_ for own, all_ in zip(eager["o0"].taken, eager["i"].taken, strict=True))
+    assert any(own < other for own, other in zip(eager["o0"].taken, eager["o1"].taken, strict=True))
 
 
 class Diamond(wiring.Component):
