@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from amaranth.back import rtlil
 
 from convfold.hdl.mac_row import MacRowParams
 from convfold.hdl.multiplier import MultiplierParams
@@ -115,7 +116,7 @@ def test_which_multipliers_share_a_block() -> None:
 
 def test_weights_of_pairs_are_symmetric() -> None:
     words = [[[0, -7, 7]] * 2, [[7, -7, -8]] * 2]
-    row(2, 5).create(words)
+    rtlil.convert(row(2, 5).create(words))
     with pytest.raises(ValueError, match=r"^words of elements that share blocks must be at least -7, not -8$"):
         row(2, 6).create(words)
 
