@@ -314,7 +314,7 @@ EXPECTED = {
     "ecp5_fabric.area": (1.2, 1.2), "ecp5_fabric.ends": (0, 0), "edge": (10, 5), "edge.counter": (2, 1),
     "fork.branches": (3, 1), "gather": (8, 2), "gather.data": (1, 1), "gather.held": (0, 1), "lane": (5, 0),
     "lane.choice": (1, 0), "lane.elements": (3, 1), "lookup.address": (0, 1), "multiplier.wait": (0, 1),
-    "pages": (1, 0), "pages.write": (1, 0), "pipe": (5, 1), "pipe.delay": (0, 1), "pool.data": (2, 1),
+    "pages": (1, 0), "pages.write": (1, 0), "pair.carries": (1, 1), "pipe": (5, 1), "pipe.delay": (0, 1), "pool.data": (2, 1),
     "product.operands": (1, 1), "product.result": (0, 1), "queue": (10, 3), "queue.counters": (6, 3),
     "queue.data": (0, 1), "reorder": (20, 8), "reorder.addresses": (3, 1), "reorder.counters": (4, 1),
     "reorder.data": (0, 1), "requantizer": (30, 10), "requantizer.delay": (0, 1), "requantizer.low": (0, 1),

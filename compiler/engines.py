@@ -19,6 +19,7 @@ from convfold.hdl.depthwise import DepthwiseParams
 from convfold.hdl.global_pool import GlobalPoolParams
 from convfold.hdl.lookup import LookupParams
 from convfold.hdl.max_pool import MaxPoolParams
+from convfold.hdl.multiplier_pair import MultiplierPairParams
 from convfold.hdl.pad import PadParams
 from convfold.hdl.product import ProductParams
 from convfold.hdl.reorder import ReorderParams
@@ -53,7 +54,18 @@ from .graph import (
 from .narrow import Form, add_form, average_form, conv_form, multiply_form
 from .numbers import Format, IntArray, Range, accumulator_range
 
-__all__ = ["WIRES", "Choice", "EngineParams", "Fixed", "Stage", "block_products", "choices", "fixed_parts", "make_stage"]
+__all__ = [
+    "WIRES",
+    "Choice",
+    "EngineParams",
+    "Fixed",
+    "Stage",
+    "block_products",
+    "blocks",
+    "choices",
+    "fixed_parts",
+    "make_stage",
+]
 
 WIRES = (Reshape, Flatten)
 """Layers that are nothing but another way to count the same samples."""
@@ -130,13 +142,36 @@ class Stage:
 
 
 def block_products(graph: Graph, node: Node, family: str) -> int:
-    """How many of a layer's multipliers one hard block of a family makes: 0 where it is none for such operands."""
+    """How many of a layer's multipliers one hard block of a family makes: 0 where it is none for such operands.
+
+    On ECP5 two multipliers share a block if they share a sample, and if their weights are narrow and symmetric.
+    """
     if family == "ecp5":
-        return 1
+        return 2 if isinstance(node, QConv2D) and not _depthwise(graph, node) and _pairs(graph, node) else 1
     if family != "ice40" or not isinstance(node, QConv2D):  # differences from zero points may be too wide
         return 0
     source = graph.format_of(node.inputs[0])
     return SbMac16Params(source.bits, source.signed, node.weight_bits).products
+
+
+def _pairs(graph: Graph, node: QConv2D) -> bool:
+    source = graph.format_of(node.inputs[0])
+    symmetric = int(graph.integers(f"{node.name}.w").min()) > -(1 << node.weight_bits - 1)
+    return symmetric and MultiplierPairParams.fits(source.bits, source.signed, node.weight_bits)
+
+
+def blocks(choice: Choice, hard: int, products: int, family: str) -> int:
+    """How many blocks hold the first ``hard`` multipliers, where a block makes ``products``.
+
+    They are of one element, or on ECP5 of the same tap of two elements in a row; the last of an odd number is left alone.
+    """
+    if family == "ecp5" and products == 2:
+        row = choice.pes * choice.element_taps
+        alone = choice.element_taps * (choice.pes % 2)
+        rows, rest = divmod(hard, row)
+        return (rows * (row + alone) + rest + max(rest - (row - alone), 0) + 1) // 2
+    whole, rest = divmod(hard, choice.element_taps)
+    return whole * -(-choice.element_taps // products) + -(-rest // products)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -374,7 +409,8 @@ def _conv_stage(
     if channelwise:
         engine = _slowest(DepthwiseParams(**common))
     else:
-        engine = _slowest(ConvParams(filters=filters, pes=choice.pes, **common))
+        together = block_products(graph, node, "ecp5") if multiplier == "ecp5" else 1
+        engine = _slowest(ConvParams(filters=filters, pes=choice.pes, together=together, **common))
         if node.kind == "dense" and window.kernel == (window.height, window.width):
             engine = DenseParams(engine)
     return Stage(node, engine, choice.cycles, choice.lanes, choice.rows, fixed.arrays)

@@ -29,7 +29,8 @@ from convfold.hdl.lanes import LaneAdapterParams
 from convfold.hdl.lookup import LookupParams
 from convfold.hdl.mac_row import MacRowParams
 from convfold.hdl.max_pool import MaxPoolParams
-from convfold.hdl.multiplier import MultiplierParams, hard_share
+from convfold.hdl.multiplier import MultiplierParams
+from convfold.hdl.multiplier_pair import MultiplierPairParams
 from convfold.hdl.pad import PadParams
 from convfold.hdl.pipe import PipeParams
 from convfold.hdl.product import ProductParams
@@ -228,21 +229,34 @@ def _multipliers(p: MultiplierParams, count: int) -> Iterator[Feature]:
         yield f"{p.kind}.ends", count * (p.a_bits + p.b_bits)
 
 
+def _multiplier_pairs(p: MultiplierPairParams, count: int) -> Iterator[Feature]:
+    """One carry is one more place of an adder, and waits for it in a register or not."""
+    yield DSP, count
+    yield "multiplier.wait", count * (p.latency - 2) * 2 * p.product_bits
+    yield "pair.carries", count
+
+
 def _dots(row: MacRowParams | LaneRowParams) -> Iterator[Feature]:
     """Multipliers, adder trees and accumulators of all elements."""
     p, multipliers = row.dot, row.pes * row.taps
+    alone = [row.dot_of(e).hard for e in range(row.pes)]
+    bits = p.x_bits + (p.w_bits or not p.x_signed)
+    if isinstance(row, MacRowParams) and (pairs := [row.pairs(e // row.together) for e in range(row.pes)])[0]:
+        alone = [hard - shared for hard, shared in zip(alone, pairs, strict=True)]
+        bits = row.pair_params.product_bits
+        yield from _multiplier_pairs(row.pair_params, sum(pairs) // 2)
     if p.w_bits:
         soft = multipliers - row.hard
-        for hard, elements in Counter(hard_share(row.hard, e, row.taps) for e in range(row.pes)).items():
+        for hard, elements in Counter(alone).items():
             if hard:
                 yield from _many(elements, _multipliers(p.multiplier_params(0), hard))
         if soft:
             yield from _multipliers(replace(p, hard=0).multiplier_params(0), soft)
-    widths = [p.x_bits + (p.w_bits or not p.x_signed)] * p.taps
+    widths = [bits] * p.taps
     while len(widths) > 1:
-        pairs = [widths[n : n + 2] for n in range(0, len(widths), 2)]
-        widths = [max(pair) + len(pair) - 1 for pair in pairs]
-        yield "tree", row.pes * sum(width for width, pair in zip(widths, pairs, strict=True) if len(pair) > 1)
+        sums = [widths[n : n + 2] for n in range(0, len(widths), 2)]
+        widths = [max(terms) + len(terms) - 1 for terms in sums]
+        yield "tree", row.pes * sum(width for width, terms in zip(widths, sums, strict=True) if len(terms) > 1)
         yield "tree.registers", row.pes * sum(widths)
     yield "row.delays", 2 * (p.latency - 1)
     yield "sum", row.pes * p.acc_bits
@@ -251,13 +265,13 @@ def _dots(row: MacRowParams | LaneRowParams) -> Iterator[Feature]:
 def _mac_row(p: MacRowParams, family: str) -> Iterator[Feature]:
     yield from _dots(p)
     yield "row", 1
-    yield "row.hops", p.pes * p.taps * p.x_bits
-    yield "row.addresses", p.pes * _bits(p.depth_words)
+    yield "row.hops", p.hops * p.taps * p.x_bits
+    yield "row.addresses", p.hops * _bits(p.depth_words)
     yield "row.elements", p.pes
-    yield "row.flags", 4 * p.pes + (p.pes - 1)
-    yield from _drain("row", p)
-    for rom, elements in Counter(map(p.rom_of, range(p.pes))).items():
-        yield from _many(elements, _rom(rom, family))
+    yield "row.flags", 3 * p.hops + p.pes + (p.hops if p.word_cycles == 1 else p.pes) - 1
+    yield from _drain("row", p, p.pes + p.hops * (p.word_cycles == 1))
+    for rom, hops in Counter(map(p.rom_of, range(p.hops))).items():
+        yield from _many(hops, _rom(rom, family))
 
 
 def _lane_row(p: LaneRowParams, family: str) -> Iterator[Feature]:
@@ -265,14 +279,14 @@ def _lane_row(p: LaneRowParams, family: str) -> Iterator[Feature]:
     yield "lane", 1
     yield "lane.elements", p.pes
     yield "row.flags", p.pes + 2
-    yield from _drain("lane", p)
+    yield from _drain("lane", p, p.pes)
     if p.w_bits:
         yield from _rom(p.rom_params, family)
 
 
-def _drain(kind: str, p: MacRowParams | LaneRowParams) -> Iterator[Feature]:
-    """Sums on their way out: one register a hop, or two where a sum leaves every cycle and samples hop along."""
-    yield "row.drain", p.pes * p.acc_bits * (1 + (kind == "row" and p.word_cycles == 1))
+def _drain(kind: str, p: MacRowParams | LaneRowParams, registers: int) -> Iterator[Feature]:
+    """Sums on their way out."""
+    yield "row.drain", registers * p.acc_bits
     yield f"{kind}.choice", (p.pes - 1) * p.acc_bits
     if p.pes > 1:
         yield "row.pace", _bits(p.word_cycles) + 2

@@ -15,7 +15,7 @@ from functools import cached_property
 from convfold.hdl.multiplier import FAMILIES
 from convfold.hdl.streams import beats
 
-from .engines import WIRES, Choice, Fixed, Stage, block_products, choices, fixed_parts, make_stage
+from .engines import WIRES, Choice, Fixed, Stage, block_products, blocks, choices, fixed_parts, make_stage
 from .estimate import Resources, stage_resources
 from .graph import Graph, Input, Node, QAveragePool
 from .pipeline import adapters, recounted_lanes
@@ -57,10 +57,10 @@ class Foldings:
         """The family of the memories."""
         return "ecp5" if self.target.family == "ecp5" else "behavioural"
 
-    def stage(self, node: Node, choice: Choice, blocks: int) -> Stage:
+    def stage(self, node: Node, choice: Choice, count: int) -> Stage:
         """The engine of a layer with so many hard blocks."""
         family = self.target.family if self.target.family in FAMILIES else "behavioural"
-        hard = _hard_within(blocks, choice, self._products[node.name]) if blocks else 0
+        hard = self._hard_within(count, node, choice) if count else 0
         return make_stage(self.graph, node, choice, self.fixed.get(node.name), family, hard, self.memory)
 
     @property
@@ -142,12 +142,12 @@ class Foldings:
         if key not in self._options:
             stage = self.stage(node, choice, 0)
             height, width, channels = self.graph.input.shape
-            blocks, block = self._blocks(node, choice)
+            count, block = self._block(node, choice)
             self._options[key] = Option(
                 cycles=choice.cycles,
                 in_lanes=stage.in_lanes,
                 out_lanes=stage.out_lanes,
-                blocks=blocks,
+                blocks=count,
                 block=block,
                 cells=stage_resources(stage.engine, self.target),
                 fill_cycles=height * width * beats(channels, min(choice.lanes, channels)),
@@ -165,12 +165,19 @@ class Foldings:
             for node in self.nodes
         }
 
-    def _blocks(self, node: Node, choice: Choice) -> tuple[int, Resources]:
+    def _blocks(self, node: Node, choice: Choice, hard: int) -> int:
+        """How many blocks hold so many of a folding's multipliers."""
+        return blocks(choice, hard, self._products[node.name], self.target.family)
+
+    def _hard_within(self, count: int, node: Node, choice: Choice) -> int:
+        """The most multipliers that so many blocks hold."""
+        return max(n for n in range(choice.multipliers + 1) if self._blocks(node, choice, n) <= count)
+
+    def _block(self, node: Node, choice: Choice) -> tuple[int, Resources]:
         """How many blocks hold a folding's multipliers, and what each of them takes more than those in fabric."""
-        products = self._products[node.name]
-        if not products or not choice.multipliers:
+        if not self._products[node.name] or not choice.multipliers:
             return 0, Resources()
-        count = _blocks(choice.multipliers, choice, products)
+        count = self._blocks(node, choice, choice.multipliers)
         saved = self._savings[node.name]
         more = {kind: -math.floor(saved[kind] * choice.multipliers / count) for kind in KINDS}
         return count, Resources(**more | {"dsps": 1})
@@ -180,12 +187,11 @@ class Foldings:
         """What each multiplier in a block takes less than one in fabric, by layer and kind."""
         found = {}
         for node in self.nodes:
-            products = self._products[node.name]
             folded = [choice for choice in self.menus[node.name] if 0 < choice.multipliers <= SAMPLE]
-            if products and folded:
+            if self._products[node.name] and folded:
                 choice = max(folded, key=lambda choice: choice.multipliers)
-                blocks = _blocks(choice.multipliers, choice, products)
-                hard, soft = (stage_resources(self.stage(node, choice, n).engine, self.target) for n in (blocks, 0))
+                count = self._blocks(node, choice, choice.multipliers)
+                hard, soft = (stage_resources(self.stage(node, choice, n).engine, self.target) for n in (count, 0))
                 found[node.name] = {kind: (amount(soft, kind) - amount(hard, kind)) / choice.multipliers for kind in KINDS}
         return found
 
@@ -230,14 +236,3 @@ def _of_interest(menu: Sequence[Choice], interval: int) -> list[Choice]:
 def _measures(choice: Choice) -> tuple[int, int, int]:
     """What makes a folding large, apart from its lanes."""
     return choice.multipliers, choice.rows * choice.pes, choice.parallel[0] * choice.parallel[1]
-
-
-def _blocks(hard: int, choice: Choice, products: int) -> int:
-    """How many blocks hold the first ``hard`` multipliers, where a block makes ``products`` of one element's."""
-    whole, rest = divmod(hard, choice.element_taps)
-    return whole * -(-choice.element_taps // products) + -(-rest // products)
-
-
-def _hard_within(blocks: int, choice: Choice, products: int) -> int:
-    """The most multipliers that so many blocks hold, element by element."""
-    return max(n for n in range(choice.multipliers + 1) if _blocks(n, choice, products) <= blocks)

@@ -62,6 +62,7 @@ class ConvParams(MacStageParams):
     negative: int | None = None
     ties: str = "none"
     tie_bits: int = 0
+    together: int = 1
 
     def __post_init__(self) -> None:
         if self.window.channelwise:
@@ -103,6 +104,7 @@ class ConvParams(MacStageParams):
             multiplier=self.multiplier,
             memory=self.memory,
             word_cycles=self.word_cycles,
+            together=self.together,
         )
 
     def mac_row_of(self, row: int) -> MacRowParams:

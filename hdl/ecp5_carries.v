@@ -45,7 +45,7 @@ module carry_row #(
 `endif
 endmodule
 
-// o = (first ? 0 : a) + term, where the term is signed and not longer than the sum.
+// o = (first ? 0 : a) + term + one, where the term is signed and not longer than the sum.
 module carry_accumulate #(
     parameter BITS = 20,
     parameter TERM_BITS = 16
@@ -53,6 +53,7 @@ module carry_accumulate #(
     input [BITS-1:0] a,
     input first,
     input [TERM_BITS-1:0] term,
+    input one,
     output [BITS-1:0] o
 );
 `ifdef SYNTHESIS
@@ -62,7 +63,7 @@ module carry_accumulate #(
     wire [2*PAIRS-1:0] more = {{(2*PAIRS){term[TERM_BITS-1]}}, term};
     wire [2*PAIRS-1:0] sum;
     wire [PAIRS:0] carry;
-    assign carry[0] = 1'b0;
+    assign carry[0] = one;
     genvar n;
     generate
         for (n = 0; n < PAIRS; n = n + 1) begin : pairs
@@ -77,6 +78,7 @@ module carry_accumulate #(
     assign o = sum[BITS-1:0];
 `else
     wire [BITS:0] more = {{(BITS+1-TERM_BITS){term[TERM_BITS-1]}}, term};
-    assign o = (first ? {BITS{1'b0}} : a) + more[BITS-1:0];
+    wire [BITS:0] up = {{BITS{1'b0}}, one};
+    assign o = (first ? {BITS{1'b0}} : a) + more[BITS-1:0] + up[BITS-1:0];
 `endif
 endmodule

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Shape, Signal, Value, signed
+from amaranth.hdl import Module, Shape, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .carry_multiplier import digit_rows, multiply_in_carries
+from .mult18x18d import LATENCY, OPERAND_BITS, mult18x18d
 from .sb_mac16 import SbMac16Params
 from .streams import delay
 
@@ -22,9 +23,6 @@ FAMILIES = {
 }
 """The kinds of a family's multipliers: of soft ones and of hard ones."""
 
-_HARD_BITS = 18
-_HARD_LATENCY = 2
-
 
 def hard_share(hard: int, part: int, size: int) -> int:
     """How many of the first ``hard`` multipliers are in a part, where every part has ``size``."""
@@ -36,14 +34,12 @@ class MultiplierParams:
     """``o = i_a · i_b``, ``latency`` cycles later; ``i_b`` is signed, ``i_a`` if ``a_signed``.
 
     ``kind`` "behavioural" is plain logic that synthesis may map as it likes; "ecp5" is one MULT18X18D between its own
-    registers, and where there is a third cycle, a register in fabric on the long way to what adds its product;
+    registers, see `mult18x18d`, and where there is a third cycle, a register in fabric on the long way to what adds its product;
     "ecp5_fabric" is made of look-up tables and carry chains, see `multiply_in_carries`; "ice40" is one SB_MAC16 of which
     half may be idle, see `SbMac16Params`. All have the same latency.
 
     *Timing* ``latency`` 2 cycles, or as many more as the rows of "ecp5_fabric" need to be added in pairs (3 for 8×8 bits);
     ``ii`` 1 cycle.
-    *Source* Lattice FPGA-TN-02205, "ECP5 and ECP5-5G sysDSP Usage Guide", for MULT18X18D. It needs no pipeline register: from
-    operands to product nextpnr counts 3.93 ns without any register, in the slowest speed grade.
     """
 
     a_bits: int
@@ -54,7 +50,7 @@ class MultiplierParams:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, not {self.kind!r}")
-        if self.kind == "ecp5" and max(self.a_bits + (not self.a_signed), self.b_bits) > _HARD_BITS:
+        if self.kind == "ecp5" and max(self.a_bits + (not self.a_signed), self.b_bits) > OPERAND_BITS:
             raise ValueError(f"operands must have at most 18 bits, not {(self.a_bits, self.b_bits)!r}")
         if self.kind == "ice40":
             _ = self.block_params
@@ -99,11 +95,11 @@ class Multiplier(wiring.Component):
         if p.kind == "ecp5_fabric":
             m.d.comb += self.o.eq(multiply_in_carries(m, self.i_a, self.i_b, p.latency))
         elif p.kind == "ecp5":
-            behind = min(p.latency - _HARD_LATENCY, 1)
-            ahead = p.latency - _HARD_LATENCY - behind
+            behind = min(p.latency - LATENCY, 1)
+            ahead = p.latency - LATENCY - behind
             a, b = (delay(m, value, ahead, name, reset_less=True) for value, name in ((self.i_a, "a"), (self.i_b, "b")))
             product = Signal.like(self.o)
-            m.submodules.dsp = self._mult18x18d(a, b, product)
+            m.submodules.dsp = mult18x18d(a, b, product)
             m.d.comb += self.o.eq(delay(m, product, behind, "product", reset_less=True))
         elif p.kind == "ice40":
             m.submodules.block = block = p.block_params.create()
@@ -115,31 +111,3 @@ class Multiplier(wiring.Component):
             m.d.sync += [a.eq(self.i_a), b.eq(self.i_b), product.eq(a * b)]
             m.d.comb += self.o.eq(delay(m, product, p.latency - 2, "product", reset_less=True))
         return m
-
-    def _mult18x18d(self, a: Value, b: Value, product: Value) -> Instance:
-        ports: dict[str, object] = {
-            "i_CLK0": ClockSignal(),
-            "i_CE0": Const(1),
-            "i_RST0": Const(0),
-            "i_SIGNEDA": Const(1),
-            "i_SIGNEDB": Const(1),
-            "i_SOURCEA": Const(0),
-            "i_SOURCEB": Const(0),
-        }
-        a_bits, b_bits = _extended(a), _extended(b)
-        ports |= {f"i_A{n}": a_bits[n] for n in range(_HARD_BITS)}
-        ports |= {f"i_B{n}": b_bits[n] for n in range(_HARD_BITS)}
-        product_bits = Cat(product, Signal(36 - len(product), name="unused")) if len(product) < 36 else product
-        ports |= {f"o_P{n}": product_bits[n] for n in range(36)}
-        return Instance(
-            "MULT18X18D",
-            p_REG_INPUTA_CLK="CLK0",
-            p_REG_INPUTB_CLK="CLK0",
-            p_REG_OUTPUT_CLK="CLK0",
-            **ports,
-        )
-
-
-def _extended(value: Value) -> Value:
-    top = value[-1] if value.shape().signed else Const(0)
-    return Cat(value, top.replicate(_HARD_BITS - len(value)))

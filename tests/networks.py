@@ -240,10 +240,12 @@ def compile_network(
     fps: float | None = None,
     calibrated: bool = False,
     fold: Options | None = None,
+    weight_bits: int = 8,
 ) -> Compiled:
     """Write a network to ``folder`` and compile it."""
     images = network.images(16) if calibrated else None
-    return compile(network.write(folder), target, fps=fps, calibration=images, fold_options=fold)
+    options = QuantizeOptions(weight_bits=weight_bits)
+    return compile(network.write(folder), target, fps=fps, calibration=images, fold_options=fold, quantize_options=options)
 
 
 def simulate_once(build: Path, frames: int = 2) -> BenchRun:

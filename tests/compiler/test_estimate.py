@@ -15,14 +15,18 @@ import pytest
 
 from bench.calibrate import extract, nonnegative_least_squares
 from convfold.api import compile
+from convfold.compiler.engines import Choice, blocks
 from convfold.compiler.estimate import Resources, estimate, load_fit, part_resources, routed_mhz, stage_resources
 from convfold.compiler.features import features, parts
 from convfold.compiler.graph import Graph
 from convfold.compiler.plan import make_plan
+from convfold.compiler.quantize import QuantizeOptions
 from convfold.compiler.targets import TARGETS, get_target
 from convfold.compiler.tools.nextpnr import find_nextpnr, pack
 from convfold.compiler.tools.yosys import find_yosys, synthesize_modules
 from convfold.hdl.conv import ConvParams
+from convfold.hdl.mac_row import MacRowParams
+from convfold.hdl.multiplier import hard_share
 from tests.networks import random_case
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
@@ -173,6 +177,28 @@ def test_ecp5_cells_of_random_networks_are_exact(seed: int, tmp_path: Path) -> N
     compiled = replace(random_case(seed, most_macs=1500), fps=1e5).compile(tmp_path, "ecp5-85k")
     cells = hard_cells((compiled.write(tmp_path / "build") / "accelerator.v").read_text(encoding="utf-8"))
     assert (cells["MULT18X18D"], cells["DP16KD"]) == (compiled.plan.resources.dsps, compiled.plan.resources.brams)
+
+
+@pytest.mark.parametrize(("weight_bits", "rate"), [(4, 20_000), (5, 100_000)])
+def test_pairs_of_ecp5_are_exact(weight_bits: int, rate: float, tmp_path: Path) -> None:
+    """Narrow weights: two multipliers a block, of two elements; what the blocks do not hold is in look-up tables."""
+    options, calibration = QuantizeOptions(weight_bits=weight_bits), DIGITS / "calibration.npz"
+    compiled = compile(DIGITS / "digits.toml", "ecp5-25k", fps=rate, calibration=calibration, quantize_options=options)
+    cells = hard_cells((compiled.write(tmp_path / "build") / "accelerator.v").read_text(encoding="utf-8"))
+    assert cells["MULT18X18D"] == compiled.plan.resources.dsps > 0
+    assert cells["DP16KD"] == compiled.plan.resources.brams > 0
+    cores = [stage.core for stage in compiled.plan.stages if isinstance(stage.core, ConvParams)]
+    assert sum(core.hard for core in cores) > cells["MULT18X18D"]
+
+
+@pytest.mark.parametrize("products", [1, 2])
+def test_blocks_are_counted_as_rows_count_them(products: int) -> None:
+    for rows, pes, taps in product((1, 3), range(1, 6), (1, 3)):
+        choice = Choice(1, 1, (1, 1), rows, pes, rows * pes * taps)
+        row = MacRowParams(pes, taps, 8, False, 4, 20, 2, multiplier="ecp5", together=products)
+        for hard in range(choice.multipliers + 1):
+            parts = (hard_share(hard, n, pes * taps) for n in range(rows))
+            assert blocks(choice, hard, products, "ecp5") == sum(replace(row, hard=part).blocks for part in parts)
 
 
 @pytest.mark.parametrize("rate", [1, 3500])

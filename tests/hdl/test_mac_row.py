@@ -23,6 +23,7 @@ class Case:
     steps: int
     gaps: float = 0.3
     word_cycles: int = 1
+    together: int = 1
 
 
 CASES = [
@@ -41,6 +42,14 @@ CASES = [
     Case(5, 1, 8, True, 3, 10, word_cycles=2),
     Case(3, 1, 8, False, 8, 9, gaps=0.1, word_cycles=3),
     Case(2, 2, 4, False, 4, 14, gaps=0.0, word_cycles=7),
+    Case(1, 2, 8, False, 8, 1, gaps=0.0, together=2),
+    Case(2, 3, 8, True, 4, 2, gaps=0.0, together=2),
+    Case(3, 2, 8, False, 4, 3, gaps=0.0, together=2),
+    Case(6, 1, 4, False, 3, 6, together=2),
+    Case(2, 1, 8, False, 8, 4, gaps=0.0, word_cycles=2, together=2),
+    Case(5, 2, 8, True, 3, 10, gaps=0.0, word_cycles=2, together=2),
+    Case(6, 1, 8, False, 3, 12, gaps=0.0, word_cycles=2, together=2),
+    Case(7, 1, 4, False, 4, 35, gaps=0.1, word_cycles=5, together=2),
 ]
 
 
@@ -61,6 +70,7 @@ def test_sums_latency_and_ii(case: Case) -> None:
         acc_bits=bound.bit_length() + 1,
         depth_words=depth,
         word_cycles=case.word_cycles,
+        together=case.together,
     )
     words = [[[random.choice(w_range) for _ in range(case.taps)] for _ in range(depth)] for _ in range(case.pes)]
     words[0][0] = [w_range[0]] * case.taps

@@ -97,6 +97,18 @@ def test_hard_multipliers_of_up5k(fps: float, mixed: bool, tmp_path: Path) -> No
     assert_equal_to_golden(compiled, tmp_path / "build")
 
 
+@pytest.mark.parametrize(("weight_bits", "fps", "mixed"), [(4, 400_000, True), (5, 1_000_000, False)])
+def test_pairs_of_ecp5(weight_bits: int, fps: float, mixed: bool, tmp_path: Path) -> None:
+    """The emitted Verilog with the model of MULT18X18D: blocks for all multipliers, or look-up tables for some."""
+    network = Network((4, 4, 2)).conv("first", 4, (3, 3), padding="same").relu("live").conv("second", 3, (2, 2))
+    options = Options("off")
+    compiled = compile_network(network, tmp_path, "ecp5-25k", fps=fps, calibrated=True, fold=options, weight_bits=weight_bits)
+    cores = [stage.core for stage in compiled.plan.stages if isinstance(stage.core, ConvParams)]
+    assert sum(core.hard for core in cores) > compiled.plan.resources.dsps > 0
+    assert any(core.hard < core.multipliers for core in cores) == mixed
+    assert_equal_to_golden(compiled, tmp_path / "build")
+
+
 @pytest.fixture(scope="module")
 def early(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """The results of a frame have left long before its last rows, which nobody needs, have come in."""
