@@ -425,15 +425,19 @@ class Route:
         return 1e3 / self.mhz
 
 
+PACES: Mapping[str, Mapping[str, Sequence[float]]] = {
+    "ecp5": {"ecp5-25k": (1, 20_000, 50_000)},
+    "ice40": {"ice40-up5k": (1, 500), "ice40-hx8k": (1, 2_000)},
+}
+"""Frames a second on each device."""
 FREQ_MHZ = {"ecp5-25k": 200.0, "ice40-up5k": 60.0, "ice40-hx8k": 150.0}
 """More than is reached: a placer that has reached its goal stops."""
 
 
 def small_routes(family: str) -> Iterator[Route]:
     """Small networks, placed and routed here and now."""
-    rates = {"ecp5": {"ecp5-25k": (1, 20_000, 50_000)}, "ice40": {"ice40-up5k": (1, 500), "ice40-hx8k": (1, 2_000)}}[family]
     digits = ROOT / "examples" / "digits" / "digits.toml"
-    for target, paces in rates.items():
+    for target, paces in PACES[family].items():
         cases = [Case(f"digits, {fps:,} frames/s", lambda: digits, target, fps) for fps in paces]
         cases.append(Case("separable", lambda: _separable().graph(), target, paces[-1]))
         cases.append(Case("residual", lambda: _residual().graph(), target, paces[-1]))

@@ -142,7 +142,8 @@ def _stage(params: ConvParams | DepthwiseParams, family: str) -> Iterator[Featur
     yield from _window(params.window, family)
     yield from _queue(params.rows * params.out_bits, params.queue.depth_words, family)
     shared = _IN_ALL_ROWS if isinstance(params, ConvParams) else _IN_ALL_ROWS - {"row.hops"}
-    for n, (row, count) in enumerate(Counter(map(params.mac_row_of, range(params.rows))).items()):
+    rows: Counter[MacRowParams | LaneRowParams] = Counter(map(params.mac_row_of, range(params.rows)))
+    for n, (row, count) in enumerate(rows.items()):
         features = _mac_row(row, family) if isinstance(row, MacRowParams) else _lane_row(row, family)
         yield from _alike(count, features, shared, n == 0)
     yield from _alike(params.rows, _requantizer(params.requantizer, family), _IN_ALL_ROWS, True)

@@ -421,7 +421,7 @@ class _Hop(wiring.Component):
         m.d.comb += self.o_chain.eq(leave)
 
     def _drain_slowly(self, m: Module, accs: Sequence[Value], finished: Value, names: Sequence[str]) -> None:
-        chain, marked = self.i_chain, self.i_marked
+        chain, coming, marked = self.i_chain, self.i_marked, self.i_marked
         moves = [Signal(name=f"{name}move") for name in names]
         later = [*moves[1:], self.i_move]
         for n, (acc, name) in enumerate(zip(accs, names, strict=True)):

@@ -96,7 +96,7 @@ def test_products(tmp_path: Path) -> None:
     reg [17:0] a, b;
     wire [35:0] p;
     integer n;
-{multiplier(REGISTERED, MULTIPLIER_PINS)}
+{multiplier({**REGISTERED}, MULTIPLIER_PINS)}
     initial begin
         $readmemh("vectors.hex", vectors);
         for (n = 0; n < {len(vectors)}; n = n + 1) begin

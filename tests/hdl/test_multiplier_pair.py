@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_products_as_those_of_plain_multipliers(tmp_path: Path) -> None:
     assert latencies == {2, 3}
 
 
-def row(pes: int, hard: int, **fields: int) -> MacRowParams:
+def row(pes: int, hard: int, **fields: Any) -> MacRowParams:
     params = MacRowParams(pes, 3, 8, False, 4, 20, 2, multiplier="ecp5", hard=hard, together=2)
     return replace(params, **fields)
 
