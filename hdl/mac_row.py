@@ -146,9 +146,9 @@ class MacRowParams:
 
     *Parameters* ``x_bits``, ``x_signed``: samples; ``w_bits``: signed weights; ``acc_bits``: signed sums, wide enough for every
     partial sum; ``depth_words``: weight words an element; ``multiplier`` and ``memory``: families of leaf cells; ``hard``: how
-    many multipliers are hard ones, counted hop by hop, tap by tap, element by element; ``together``: 1 or 2; ``block_roms``: how
-    many elements, the first ones, have their weights in block RAM even where look-up tables would hold them (``memory``
-    "ecp5"), those of a hop only together.
+    many multipliers are hard ones, counted hop by hop, tap by tap, element by element; ``together``: 1 or 2;
+    ``block_roms``: how many elements, the first ones, have their weights in block RAM even where look-up tables would hold
+    them (``memory`` "ecp5"), those of a hop only together.
     *Raises* ``ValueError`` for another ``together``, and at `create` for weights that are not symmetric and must be.
     """
 

@@ -34,9 +34,9 @@ class MultiplierParams:
     """``o = i_a · i_b``, ``latency`` cycles later; ``i_b`` is signed, ``i_a`` if ``a_signed``.
 
     ``kind`` "behavioural" is plain logic that synthesis may map as it likes; "ecp5" is one MULT18X18D between its own
-    registers, see `mult18x18d`, and where there is a third cycle, a register in fabric on the long way to what adds its product;
-    "ecp5_fabric" is made of look-up tables and carry chains, see `multiply_in_carries`; "ice40" is one SB_MAC16 of which
-    half may be idle, see `SbMac16Params`. All have the same latency.
+    registers, see `mult18x18d`, and where there is a third cycle, a register in fabric on the long way to what adds its
+    product; "ecp5_fabric" is made of look-up tables and carry chains, see `multiply_in_carries`; "ice40" is one SB_MAC16 of
+    which half may be idle, see `SbMac16Params`. All have the same latency.
 
     *Timing* ``latency`` 2 cycles, or as many more as the rows of "ecp5_fabric" need to be added in pairs (3 for 8×8 bits);
     ``ii`` 1 cycle.
