@@ -2,61 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .emit import render
+from .plots import Plot, plot
 
 __all__ = ["compress_html"]
 
-WIDTH, HEIGHT = 480, 240
-LEFT, RIGHT, TOP, BOTTOM = 58, 30, 12, 40
-"""The drawing and its margins, in pixels."""
-
 Record = Mapping[str, Any]
-Axis = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A labelled place on an axis."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dot:
-    """A measured point; ``title`` is what it says when it is pointed at."""
-
-    x: float
-    y: float
-    title: str
-    chosen: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A curve: its dots, and the path through them; ``kind`` gives its colour."""
-
-    name: str
-    kind: str
-    path: str
-    dots: tuple[Dot, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """One drawing."""
-
-    title: str
-    x_label: str
-    y_label: str
-    lines: tuple[Line, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +36,6 @@ class Page:
     points: tuple[tuple[str, ...], ...]
     chosen: int
     layers: tuple[LayerPart, ...]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    bottom: int = HEIGHT - BOTTOM
-    top: int = TOP
 
 
 def compress_html(record: Record) -> str:
@@ -145,7 +94,7 @@ def _network_plots(curve: Sequence[Record], after: Record) -> Iterator[Plot]:
     for key, name, limit in (("accuracy", "accuracy", 1.0), ("output_error", "error of the outputs", None)):
         if all(point[key] is not None for point in curve):
             lines = [("network", "k0", [(p["macs"], p[key], _point_title(p), p == after) for p in curve])]
-            yield _plot(f"The whole network: {name} against multiplies", "multiplies a frame", name, lines, limit)
+            yield plot(f"The whole network: {name} against multiplies", "multiplies a frame", name, lines, limit)
 
 
 def _layer_plots(layer: Record, chosen: Record | None) -> Iterator[Plot]:
@@ -160,7 +109,7 @@ def _layer_plots(layer: Record, chosen: Record | None) -> Iterator[Plot]:
             dots = [(o["rank"], o[key], _offer_title(o), _is_chosen(o, chosen)) for o in offers]
             lines += [(scheme, kind, dots)] if dots else []
         if lines:
-            yield _plot(f"{layer['name']}: {name}", "rank", name, lines, limit)
+            yield plot(f"{layer['name']}: {name}", "rank", name, lines, limit)
 
 
 def _is_chosen(offer: Record, chosen: Record | None) -> bool:
@@ -173,41 +122,3 @@ def _point_title(point: Record) -> str:
 
 def _offer_title(offer: Record) -> str:
     return f"{offer['scheme']} rank {offer['rank']}: {offer['macs']:,} multiplies, error {offer['error']:.3g}"
-
-
-Points = list[tuple[float, float, str, bool]]
-
-
-def _plot(
-    title: str, x_label: str, y_label: str, lines: Sequence[tuple[str, str, Points]], limit: float | None
-) -> Plot:
-    """Curves on common axes; ``limit`` is the top of the scale, if it has one."""
-    xs = [x for _, _, points in lines for x, _, _, _ in points]
-    ys = [y for _, _, points in lines for _, y, _, _ in points]
-    x_axis, y_axis = _ticks(max(xs)), _ticks(limit or max(ys))
-    place_x = _scale((0.0, x_axis[-1]), (LEFT, WIDTH - RIGHT))
-    place_y = _scale((0.0, y_axis[-1]), (HEIGHT - BOTTOM, TOP))
-    drawn = []
-    for name, kind, points in lines:
-        dots = tuple(Dot(place_x(x), place_y(y), text, chosen) for x, y, text, chosen in points)
-        path = "M" + "L".join(f"{dot.x:g} {dot.y:g}" for dot in dots)
-        drawn.append(Line(name, kind, path, dots))
-    return Plot(
-        title,
-        x_label,
-        y_label,
-        tuple(drawn),
-        tuple(Tick(place_x(value), f"{value:,g}") for value in x_axis),
-        tuple(Tick(place_y(value), f"{value:,g}") for value in y_axis),
-    )
-
-
-def _scale(of: Axis, to: Axis) -> Callable[[float], float]:
-    return lambda value: round(to[0] + (to[1] - to[0]) * (value - of[0]) / ((of[1] - of[0]) or 1.0), 1)
-
-
-def _ticks(high: float) -> list[float]:
-    """Round numbers from 0 to at least ``high``, three to six of them."""
-    power = 10.0 ** math.floor(math.log10(high or 1.0))
-    step = next(factor * power for factor in (0.2, 0.5, 1.0, 2.0) if (high or 1.0) <= 5 * factor * power)
-    return [round(n * step, 12) for n in range(math.ceil((high or 1.0) / step - 1e-9) + 1)]

@@ -52,6 +52,7 @@ from .schedule import SOURCE, Component
 from .targets import get_target
 from .tools.flow import WRAPPER
 from .tools.yosys import find_yosys, rtlil_to_verilog
+from .tradeoff import plan_record
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -468,6 +469,7 @@ def manifest(emission: Emission) -> dict[str, Any]:
         "decisions": [_decision(decision, proofs) for decision in graph.decisions],
         "certificates": [dataclasses.asdict(proof) for proof in proofs],
         "estimate": dataclasses.asdict(plan.resources),
+        "plan": plan_record(plan),
         "estimate_error": dict(load_fit(plan.target.family).error),
         "estimate_mhz": _rounded(routed_mhz(plan.resources.luts, plan.target)),
         **emission.extra,

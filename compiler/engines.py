@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -373,7 +374,7 @@ def _window(
     height, width, channels = graph.shapes[node.inputs[0]]
     form = graph.format_of(node.inputs[0])
     dilation, groups = (node.dilation, node.groups) if isinstance(node, QConv2D) else ((1, 1), 1)
-    window = WindowParams(
+    return _sized_window(
         height=height,
         width=width,
         channels=channels,
@@ -383,7 +384,6 @@ def _window(
         kernel=graph.kernel(node),
         stride=node.stride,
         padding=node.padding,
-        rows=height * 2 * choice.parallel[0],  # more than enough, until it is known what is enough
         replays=replays,
         parallel=choice.parallel,
         channelwise=channelwise,
@@ -392,6 +392,12 @@ def _window(
         dilation=dilation,
         groups=1 if channelwise else groups,
     )
+
+
+@lru_cache(maxsize=1 << 12)
+def _sized_window(*, height: int, parallel: Pair, **fields: Any) -> WindowParams:
+    """A window whose ring is large enough and no larger; many foldings of a layer have the same."""
+    window = WindowParams(height=height, parallel=parallel, rows=height * 2 * parallel[0], **fields)
     return replace(window, rows=window.full_rows)
 
 

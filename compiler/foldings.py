@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from convfold.hdl.global_pool import GlobalPoolParams
 from convfold.hdl.multiplier import FAMILIES
 from convfold.hdl.streams import beats
 
@@ -19,7 +20,7 @@ from .engines import WIRES, Choice, Fixed, Stage, block_products, blocks, choice
 from .estimate import Resources, stage_resources
 from .graph import Graph, Input, Node, QAveragePool
 from .pipeline import adapters, recounted_lanes
-from .solver import KINDS, Edge, Layer, Option, amount
+from .solver import KINDS, STREAMING, Edge, Layer, Option, amount
 from .targets import Target
 
 __all__ = ["Foldings"]
@@ -28,8 +29,9 @@ WASTE = 2
 """A folding is left out if another one as fast has not half as many multipliers."""
 SAMPLE = 64
 """Of an engine of up to so many multipliers it is seen what a block saves."""
-AHEAD = 4
-"""Of layers that are more than so many times faster than the interval only the smallest folding is of interest."""
+AHEAD, AHEAD_OF_TIME = 2, 4
+"""Of layers that are more than so many times faster than the interval only the smallest folding is of interest; the second
+where the latency counts, too."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,38 @@ class Foldings:
         makers = (self._origin(name)[0] for name in self.graph.outputs)
         return tuple(dict.fromkeys(node.name for node in makers if node is not None))
 
-    def layers(self, interval: int, *, plainest: bool = False) -> list[tuple[Layer, list[Choice]]]:
-        """Every layer with the options that are of interest for an interval, or the plainest alone, and their choices."""
+    def plainest(self, interval: int) -> list[Option]:
+        """Every layer's option with the fewest multipliers that is as fast as an interval."""
+        return [
+            self._option(node, min((c for c in self.menus[node.name] if c.cycles <= interval), key=lambda choice: choice.cost))
+            for node in self.nodes
+        ]
+
+    def layers(self, interval: int, *, timed: bool) -> list[tuple[Layer, list[Choice]]]:
+        """Every layer with the options that are of interest for an interval, and for a latency if ``timed``; and their choices.
+
+        Where time counts, too, most would be of some interest: then beats have to be whole, if they can.
+        """
         found = []
         for node in self.nodes:
-            menu = _of_interest(self.menus[node.name], interval)
-            if plainest:
-                menu = [min(menu, key=lambda choice: choice.cost)]
+            menu: Sequence[Choice] = self.menus[node.name]
+            if timed:
+                menu = self._whole(node, interval) or menu
+            menu = _of_interest(menu, interval, interval // (AHEAD_OF_TIME if timed else AHEAD))
             options = tuple(self._option(node, choice) for choice in menu)
-            head = self._head(node) if any(self._origin(name)[0] is None for name in node.inputs) else None
-            found.append((Layer(node.name, options, self._tail(node), head), menu))
+            reads_input = any(self._origin(name)[0] is None for name in node.inputs)
+            found.append((Layer(node.name, options, self._needs[node.name], reads_input), menu))
         return found
+
+    def _whole(self, node: Node, interval: int) -> list[Choice]:
+        """The foldings that are fast enough and have no beat that is partly empty."""
+        shapes = self.graph.shapes
+        channels, filters = shapes[node.inputs[0]][2], shapes[node.name][2]
+        return [
+            choice
+            for choice in self.menus[node.name]
+            if choice.cycles <= interval and channels % choice.lanes == 0 and filters % choice.rows == 0
+        ]
 
     def edges(self, layers: Sequence[Layer]) -> list[Edge]:
         """The streams between layers, with what stands between the lanes of their options."""
@@ -112,7 +135,7 @@ class Foldings:
                 if maker is not None:
                     pairs = ((before, after) for before in lanes[maker.name][0] for after in lanes[node.name][1])
                     joints = {pair: joint for pair in pairs if (joint := self._joint(path, *pair)) is not None}
-                    found.append(Edge(maker.name, node.name, joints, self._head(node)))
+                    found.append(Edge(maker.name, node.name, joints))
         return found
 
     def _origin(self, tensor: str) -> tuple[Node | None, list[str]]:
@@ -195,28 +218,42 @@ class Foldings:
                 found[node.name] = {kind: (amount(soft, kind) - amount(hard, kind)) / choice.multipliers for kind in KINDS}
         return found
 
-    def _head(self, node: Node) -> float:
-        """The part of its input that a layer waits for before it starts."""
-        window = self.stage(node, self.menus[node.name][0], 0).window
-        if window is None:
-            return 0.0
-        rows = min(max(window.extent[0] - window.padding[0][0], 1), window.height)
-        columns = min(max(window.extent[1] - window.padding[1][0], 1), window.width)
-        return ((rows - 1) * window.width + columns) / (window.height * window.width)
+    @cached_property
+    def _needs(self) -> Mapping[str, tuple[tuple[float, float], ...]]:
+        """How much of its output each layer has still to make when so much of its input has come."""
+        found: dict[str, tuple[tuple[float, float], ...]] = {}
+        for node in self.nodes:
+            stage = self.stage(node, self.menus[node.name][0], 0)
+            window = stage.window
+            if isinstance(stage.engine, GlobalPoolParams):
+                last = 1 / stage.engine.pixels
+                found[node.name] = ((1 - last, last), (0.0, 1.0))
+            elif window is None:
+                found[node.name] = STREAMING
+            else:
+                outputs, inputs = window.needed.size, window.height * window.width
+                corners = _corners(window.needed.tolist())
+                found[node.name] = tuple((come / inputs, 1 - made / outputs) for come, made in corners)
+        return found
 
-    def _tail(self, node: Node) -> float:
-        """The part of its output that a layer makes when its last input has come."""
-        window = self.stage(node, self.menus[node.name][0], 0).window
-        if window is None:
-            return 0.0
-        rows = min(-(-(window.height + window.padding[0][0] - window.extent[0]) // window.stride[0]), window.out_height - 1)
-        columns = min(-(-(window.width + window.padding[1][0] - window.extent[1]) // window.stride[1]), window.out_width - 1)
-        return 1 - (max(rows, 0) * window.out_width + max(columns, 0)) / (window.out_height * window.out_width)
+
+def _corners(needed: Sequence[int]) -> list[tuple[int, int]]:
+    """How many inputs must have come when so many outputs are made, where no line between two others asks for as many."""
+    kept: list[tuple[int, int]] = []
+    for made, come in enumerate(needed):
+        if kept and come <= kept[-1][0]:
+            continue
+        while len(kept) > 1:
+            (come0, made0), (come1, made1) = kept[-2:]
+            if (come1 - come0) * (made - made0) > (come - come0) * (made1 - made0):
+                break
+            kept.pop()
+        kept.append((come, made))
+    return kept
 
 
-def _of_interest(menu: Sequence[Choice], interval: int) -> list[Choice]:
-    """The foldings that are fast enough, without those that are clearly worse than another one."""
-    near = interval // AHEAD
+def _of_interest(menu: Sequence[Choice], interval: int, near: int) -> list[Choice]:
+    """The foldings that are fast enough, without those that are clearly worse than another one; ``near`` cycles are enough."""
     paces: dict[int, list[Choice]] = defaultdict(list)
     for choice in menu:
         if choice.cycles <= interval:
@@ -224,7 +261,7 @@ def _of_interest(menu: Sequence[Choice], interval: int) -> list[Choice]:
     kept: dict[tuple[int, int], list[tuple[tuple[int, int, int], Choice]]] = defaultdict(list)
     fewest = max((choice.multipliers for choice in menu), default=0)
     for pace in sorted(paces):
-        fewest = min(fewest, *(choice.multipliers for choice in paces[pace])) if paces[pace] else fewest
+        fewest = min(fewest, *(choice.multipliers for choice in paces[pace]))
         for choice in sorted(paces[pace], key=_measures):
             same, measures = kept[choice.lanes, choice.rows], _measures(choice)
             worse = any(all(a <= b for a, b in zip(other, measures, strict=True)) for other, _ in same)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from .engines import WIRES, Choice, Stage
@@ -23,7 +23,7 @@ from .schedule import Timetable, timetable
 from .solver import KINDS, Goal, Problem, Solution, amount, solve
 from .targets import TARGETS, Target
 
-__all__ = ["FILL", "Plan", "Stage", "make_plan"]
+__all__ = ["FILL", "NAMES", "Plan", "Planner", "Stage", "Wish", "make_plan"]
 
 FRAMES = 6
 """Frames in the timetable. The gaps between them already repeat: in one of some hundred networks with a period of five."""
@@ -35,7 +35,10 @@ ROUNDS = 8
 """How often the solver is asked for more where the timetable misses a wish; after that the fastest there is must do."""
 
 STEP = 0.005
-"""The interval is the least that is possible to this part."""
+"""The least interval is found to this part of it."""
+
+UNIT = 10**9
+"""What the whole of one resource weighs."""
 
 NAMES = {"dsps": "multipliers (DSP)", "brams": "block RAMs", "luts": "LUTs", "ffs": "flip-flops"}
 
@@ -48,15 +51,21 @@ class Plan:
     target: Target
     stages: tuple[Stage, ...]
     pipeline: Pipeline
+    planner: Planner = field(repr=False, compare=False)
+    wish: Wish
+    counted: Solution | None = field(repr=False, compare=False)
+    """The solver's account of it; there is none of the most parallel plan, which is built when the solver knows no other."""
 
     @cached_property
     def timetable(self) -> Timetable:
         pipeline = self.pipeline
         return timetable(pipeline.edge_in, pipeline.components, pipeline.outputs, FRAMES)
 
-    @property
+    @cached_property
     def latency_cycles(self) -> int:
-        return self.timetable.latency_cycles
+        """Of the first frame, which those behind it do not hold up."""
+        pipeline = self.pipeline
+        return timetable(pipeline.edge_in, pipeline.components, pipeline.outputs, 1).latency_cycles
 
     @property
     def interval_cycles(self) -> int:
@@ -78,8 +87,8 @@ def make_plan(
     planning clock; if neither is asked for, the fastest that the device holds. Without a device it is the smallest of all.
 
     Of look-up tables, flip-flops and block RAMs the share ``fill`` may be used, of multipliers all. Small is what takes the
-    least sum of shares of the device: see `_weights`. Fast is the least interval; among equals a percent of latency is worth a
-    percent of one resource of the device.
+    least sum of shares of the device: see `Planner.weights`. Fast is the least interval; among equals a percent of latency is
+    worth a percent of one resource of the device.
 
     *Raises* ``CompileError`` for a graph without layers, for a speed that cannot be reached, and for a pipeline that does
     not fit, with the resource, what it needs, what there is, and what would fit.
@@ -90,8 +99,8 @@ def make_plan(
     if not 0 < fill <= 1:
         raise CompileError("--fill", f"{fill:g} is no share of a device", "give a number above 0 and up to 1")
     _check_layers(graph)
-    planner = _Planner(Foldings(graph, target), fill)
-    wish = _Wish(target, fps, latency_us)
+    planner = Planner(Foldings(graph, target), fill)
+    wish = Wish(target, fps, latency_us)
     plan = planner.plan(wish)
     if plan is None:
         raise planner.refusal(wish)
@@ -112,7 +121,7 @@ def _check_layers(graph: Graph) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class Wish:
     """How many frames a second and how long from first beat in to last beat out, each if it matters, on a target."""
 
     target: Target
@@ -130,9 +139,9 @@ class _Wish:
         return None if self.latency_us is None else math.floor(self.target.plan_mhz * self.latency_us)
 
     def met(self, plan: Plan) -> bool:
-        slow = self.interval is not None and plan.interval_cycles > self.interval
-        late = self.latency is not None and plan.latency_cycles > self.latency
-        return not (slow or late)
+        if self.latency is not None and plan.latency_cycles > self.latency:
+            return False
+        return self.interval is None or plan.interval_cycles <= self.interval
 
 
 # ---------------------------------------------------------------------------------------------------------------- planner
@@ -147,7 +156,7 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class _Planner:
+class Planner:
     """The solver and the timetable in turns, for one graph on one target."""
 
     foldings: Foldings
@@ -167,89 +176,111 @@ class _Planner:
             if (count := have[kind]) is not None
         }
 
-    def plan(self, wish: _Wish) -> Plan | None:
+    @cached_property
+    def weights(self) -> dict[str, int]:
+        """What one cell of each kind weighs: the share of the device that it is.
+
+        A multiplier weighs an eighth of its share: it can do nothing else, so it should weigh less than the look-up tables and
+        flip-flops that would multiply in its place. A block RAM weighs a quarter: its wires stay inside, while look-up tables
+        and flip-flops make a chip hard to route. Without a device cells weigh as on an ECP5-85F.
+        """
+        have = (self.target if self.target.luts is not None else TARGETS["ecp5-85k"]).resources()
+        return {kind: UNIT // (count * {"dsps": 8, "brams": 4}.get(kind, 1)) for kind in KINDS if (count := have[kind])}
+
+    def area(self, resources: Resources) -> int:
+        """What cells weigh together."""
+        return sum(weight * amount(resources, kind) for kind, weight in self.weights.items())
+
+    def plan(self, wish: Wish) -> Plan | None:
         """The smallest plan that holds a wish, or the fastest where there is none; ``None`` where the limits forbid it."""
         if wish.fps is None and wish.latency_us is None and self.target.luts is not None:
-            return self._fastest()
+            return self._fastest(wish)
         return self._smallest(wish)
 
-    def _smallest(self, wish: _Wish) -> Plan | None:
+    def _smallest(self, wish: Wish) -> Plan | None:
         """As small as the solver knows, and made faster until the timetable agrees."""
-        interval = self.foldings.slowest if wish.interval is None else min(wish.interval, self.foldings.slowest)
+        interval = self._most_cycles(wish)
         latency, rest = wish.latency, Resources()
         for _ in range(ROUNDS):
-            found = self._solve("area", interval, latency, rest)
+            found = self.solve("area", interval, latency, rest)
             if found is None:
                 break
-            plan = self._assemble(found.chosen)
+            plan = self._assemble(wish, found.chosen, found.solution)
             if wish.met(plan) and not self._lacking(plan):
                 return plan
-            if wish.interval is not None and plan.interval_cycles > wish.interval:
-                interval = min(interval * wish.interval // plan.interval_cycles, found.solution.interval - 1)
             if wish.latency is not None and plan.latency_cycles > wish.latency:
-                latency = wish.latency - (plan.latency_cycles - found.solution.latency)
+                late = plan.latency_cycles - found.solution.latency
+                latency = wish.latency - late - late // 2  # the solver likes what it does not see, and will find more of it
+            elif wish.interval is not None and plan.interval_cycles > wish.interval:
+                interval = min(interval * wish.interval // plan.interval_cycles, found.solution.interval - 1)
             rest = _beside(plan, found)
-        plan = self._most_parallel()
+        plan = self._most_parallel(wish)
         return plan if wish.met(plan) and not self._lacking(plan) else None
 
-    def _most_parallel(self) -> Plan:
+    def _most_cycles(self, wish: Wish) -> int:
+        """The most that a layer may take for a frame: it is never busy for longer than the frame is on its way."""
+        return min(cycles for cycles in (self.foldings.slowest, wish.interval, wish.latency) if cycles is not None)
+
+    def _most_parallel(self, wish: Wish) -> Plan:
         """Every layer as fast as it can be."""
         quickest = {
             name: min(menu, key=lambda choice: (choice.cycles, choice.cost)) for name, menu in self.foldings.menus.items()
         }
-        return self._assemble({name: (choice, 0) for name, choice in quickest.items()})
+        return self._assemble(wish, {name: (choice, 0) for name, choice in quickest.items()}, None)
 
-    def _fastest(self, latency: int | None = None) -> Plan | None:
-        """The least interval that the limits allow, with a latency of at most so many cycles."""
-        rest = Resources()
+    def _fastest(self, wish: Wish) -> Plan | None:
+        """The least interval that the limits and the wished latency allow."""
+        latency, rest, interval = wish.latency, Resources(), self.plain_interval()
         for _ in range(ROUNDS):
-            interval = self._least_interval(latency, rest)
-            if interval is None:
+            least = self._least_interval(latency, rest, interval)
+            if least is None:
                 return None
-            found = self._solve("area", interval, latency, rest, latency_weight=UNIT // interval)
+            interval = least
+            # Where time counts options are compared by their area alone, and the one that would just fit may be missing.
+            found = self.solve("area", interval, latency, rest, latency_weight=UNIT // interval)
+            found = found or self.solve("area", interval, latency, rest)
             if found is None:
                 return None
-            plan = self._assemble(found.chosen)
+            plan = self._assemble(wish, found.chosen, found.solution)
             if not self._lacking(plan):
                 return plan
             rest = _beside(plan, found)
         return None
 
-    def _least_interval(self, latency: int | None, rest: Resources) -> int | None:
-        """The least interval at which something fits, to one part in two hundred."""
+    def _least_interval(self, latency: int | None, rest: Resources, guess: int) -> int | None:
+        """The least interval at which something fits, to the part `STEP`."""
         paces = self.foldings.paces
-        low, high = 0, self._plain_pace(rest)
-        while self._solve("any", paces[high], latency, rest) is None:
+        low, high = 0, bisect_left(paces, guess)
+        while self.solve("any", paces[high], latency, rest) is None:
             if high == len(paces) - 1:
                 return None
-            low, high = high + 1, min(bisect_left(paces, 2 * paces[high]), len(paces) - 1)
-        middle = bisect_left(paces, paces[high] * 3 // 4)  # rarely less, and the less the harder to solve
+            low, high = high + 1, min(bisect_left(paces, paces[high] * 5 // 4), len(paces) - 1)
+        middle = max(low, bisect_left(paces, paces[high] * 9 // 10))  # rarely less
         while low < high and paces[high] > paces[low] * (1 + STEP):
-            if self._solve("any", paces[middle], latency, rest) is None:
+            if self.solve("any", paces[middle], latency, rest) is None:
                 low = middle + 1
             else:
                 high = middle
             middle = (low + high) // 2
         return paces[high]
 
-    def _plain_pace(self, rest: Resources) -> int:
-        """The place of the least pace at which the plainest foldings fit: those with the fewest multipliers."""
+    def plain_interval(self) -> int:
+        """An interval at which the plainest foldings fit, those with the fewest multipliers, if there is one."""
         foldings = self.foldings
 
         def fits(interval: int) -> bool:
-            layers = [layer for layer, _ in foldings.layers(interval, plainest=True)]
-            total = sum((layer.options[0].cells for layer in layers), rest)
+            options = foldings.plainest(interval)
+            total = sum((option.cells for option in options), Resources())
             left = self.limits.get("dsps", 0) - total.dsps
-            for option in sorted((layer.options[0] for layer in layers), key=lambda option: option.blocks, reverse=True):
+            for option in sorted(options, key=lambda option: option.blocks, reverse=True):
                 count = min(left, option.blocks)
                 total += option.block * count
                 left -= count
             return all(amount(total, kind) <= limit for kind, limit in self.limits.items())
 
-        # Python's bisection looks for the first place that is not less than True.
-        return min(bisect_left(foldings.paces, True, key=fits), len(foldings.paces) - 1)
+        return foldings.paces[min(bisect_left(foldings.paces, True, key=fits), len(foldings.paces) - 1)]
 
-    def _solve(
+    def solve(
         self,
         goal: Goal,
         interval: int,
@@ -257,21 +288,20 @@ class _Planner:
         rest: Resources | None = None,
         *,
         latency_weight: int = 0,
-        limited: bool = True,
     ) -> _Found | None:
-        """The solver's choice within limits less what ``rest`` takes."""
+        """The solver's choice for a goal, with limits less what ``rest`` takes; ``None`` where there is none."""
         foldings = self.foldings
         if interval < foldings.fastest:
             return None
-        listed = foldings.layers(interval)
+        listed = foldings.layers(interval, timed=latency is not None or latency_weight > 0)
         layers = tuple(layer for layer, _ in listed)
         taken = rest or Resources()
         problem = Problem(
             layers=layers,
             edges=tuple(foldings.edges(layers)),
             outputs=foldings.outputs,
-            limits={kind: limit - amount(taken, kind) for kind, limit in self.limits.items() if limited or goal == "share"},
-            weights=_weights(self.target),
+            limits={kind: limit - amount(taken, kind) for kind, limit in self.limits.items()},
+            weights=self.weights,
             interval=interval,
             latency=latency,
             latency_weight=latency_weight,
@@ -287,11 +317,11 @@ class _Planner:
             solution,
         )
 
-    def _assemble(self, chosen: Mapping[str, tuple[Choice, int]]) -> Plan:
+    def _assemble(self, wish: Wish, chosen: Mapping[str, tuple[Choice, int]], counted: Solution | None) -> Plan:
         foldings = self.foldings
         stages = {node.name: foldings.stage(node, *chosen[node.name]) for node in foldings.nodes}
         pipeline = with_queues(foldings.graph, stages, foldings.memory)
-        return Plan(foldings.graph, self.target, tuple(stages.values()), pipeline)
+        return Plan(foldings.graph, self.target, tuple(stages.values()), pipeline, self, wish, counted)
 
     def _lacking(self, plan: Plan) -> list[str]:
         """The kinds of cells that a plan takes more of than it may, the scarcest first."""
@@ -304,12 +334,11 @@ class _Planner:
 
     # Refusals.
 
-    def refusal(self, wish: _Wish) -> CompileError:
+    def refusal(self, wish: Wish) -> CompileError:
         """Why a wish cannot be met, and what can."""
         target, name = self.target, self.foldings.graph.name
-        interval = self.foldings.slowest if wish.interval is None else wish.interval
-        found = self._solve("share", interval, wish.latency)
-        plan = None if found is None else self._assemble(found.chosen)
+        found = self.solve("share", self._most_cycles(wish), wish.latency)
+        plan = None if found is None else self._assemble(wish, found.chosen, found.solution)
         lacking = [] if plan is None else self._lacking(plan)
         if plan is None or not lacking:
             return CompileError(target.name, self._too_slow(wish), self._what_fits(wish))
@@ -318,9 +347,9 @@ class _Planner:
         there = f"there are {have}" if need > have else f"{self.limits[kind]} of {have} may be used (--fill {self.fill:g})"
         return CompileError(target.name, f"{name} needs {need} {NAMES[kind]}, and {there}", self._what_fits(wish))
 
-    def _too_slow(self, wish: _Wish) -> str:
+    def _too_slow(self, wish: Wish) -> str:
         """That a wish cannot be met whatever it costs."""
-        name, clock, plan = self.foldings.graph.name, f"at {self.target.plan_mhz:g} MHz", self._most_parallel()
+        name, clock, plan = self.foldings.graph.name, f"at {self.target.plan_mhz:g} MHz", self._most_parallel(wish)
         if wish.interval is not None and (wish.latency is None or plan.interval_cycles > wish.interval):
             return (
                 f"{wish.fps:,.10g} frames/s {clock} leave {wish.interval} cycles a frame; {name} needs "
@@ -331,7 +360,7 @@ class _Planner:
             f"{plan.latency_cycles} at its most parallel"
         )
 
-    def _what_fits(self, wish: _Wish) -> str:
+    def _what_fits(self, wish: Wish) -> str:
         """The highest rate or the least latency that fits this target, and the smallest target that fits the wish."""
         hints = []
         if wish.fps is not None and (rate := self._highest_rate(wish)):
@@ -340,25 +369,26 @@ class _Planner:
             hints.append(f"--latency {time} fits")
         for other in TARGETS.values():
             larger = other.luts is not None and self.target.luts is not None and other.luts > self.target.luts
-            if larger and _Planner(Foldings(self.foldings.graph, other), self.fill).plan(replace(wish, target=other)):
+            if larger and Planner(Foldings(self.foldings.graph, other), self.fill).plan(replace(wish, target=other)):
                 hints.append(f"--target {other.name} fits")
                 break
         return ", or ".join(hints) or "use fewer channels, or fewer bits"
 
-    def _highest_rate(self, wish: _Wish) -> int:
+    def _highest_rate(self, wish: Wish) -> int:
         """A whole rate that fits, as high as the fastest plan's or little lower; 0 if there is none."""
-        plan = self._fastest(wish.latency)
+        plan = self._fastest(wish)
         rate = 0 if plan is None else math.floor(min(wish.fps or 0, self.target.plan_mhz * 1e6 / plan.interval_cycles))
         while rate and self._smallest(replace(wish, fps=rate)) is None:
             rate = rate * 9 // 10
         return rate
 
-    def _least_latency(self, wish: _Wish) -> int:
+    def _least_latency(self, wish: Wish) -> int:
         """A whole number of microseconds that fits, little more than the least; 0 if there is none."""
-        found = self._solve("area", wish.interval or self.foldings.slowest, latency_weight=1000 * UNIT)
+        interval = wish.interval or self._least_interval(None, Resources(), self.plain_interval())
+        found = None if interval is None else self.solve("area", interval, latency_weight=1000 * UNIT)
         if found is None:
             return 0
-        plan = self._assemble(found.chosen)
+        plan = self._assemble(wish, found.chosen, found.solution)
         time = math.ceil(max(wish.latency_us or 0, plan.latency_cycles / self.target.plan_mhz))
         for _ in range(ROUNDS):
             if self._smallest(replace(wish, latency_us=time)) is not None:
@@ -371,18 +401,3 @@ def _beside(plan: Plan, found: _Found) -> Resources:
     """What a plan takes beside what the solver counted: edges, forks and the queues in front of joins."""
     counted = found.solution.resources
     return Resources(**{kind: max(0, amount(plan.resources, kind) - amount(counted, kind)) for kind in KINDS})
-
-
-UNIT = 10**9
-"""What the whole of one resource weighs."""
-
-
-def _weights(target: Target) -> dict[str, int]:
-    """What one cell of each kind weighs: the share of the device that it is.
-
-    A multiplier weighs an eighth of its share: it can do nothing else, so it should weigh less than the look-up tables and
-    flip-flops that would multiply in its place. A block RAM weighs a quarter: its wires stay inside, while look-up tables and
-    flip-flops make a chip hard to route. Without a device cells weigh as on an ECP5-85F.
-    """
-    have = (target if target.luts is not None else TARGETS["ecp5-85k"]).resources()
-    return {kind: UNIT // (count * {"dsps": 8, "brams": 4}.get(kind, 1)) for kind in KINDS if (count := have[kind])}

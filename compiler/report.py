@@ -16,7 +16,9 @@ from typing import Any
 from .emit import render
 from .errors import CompileError, quote
 from .explain import EXACT_ERROR, KEEPS_LAYERS
+from .plots import Plot, plot
 from .targets import TARGETS
+from .tradeoff import plan_texts
 
 __all__ = ["Report", "read_report", "report_html"]
 
@@ -260,6 +262,9 @@ class Report:
     queues: Table | None
     resources: tuple[Gauge, ...]
     resources_note: str
+    plan: tuple[str, ...]
+    front: Plot | None
+    speeds: Table | None
     simulation: Simulation | None
     synthesis: Synthesis | None
     synthesis_hint: str
@@ -388,6 +393,9 @@ def read_report(manifest: Mapping[str, Any]) -> Report:
         queues=_queues(build) if build.records("queues") else None,
         resources=resources,
         resources_note=_resources_note(build, synthesis),
+        plan=_plan(manifest) if build.has("plan") else (),
+        front=_front(build) if build.has("pareto") else None,
+        speeds=_speeds(build) if build.has("pareto") else None,
         simulation=_simulation(build, simulation) if simulation else None,
         synthesis=_synthesis(synthesis) if synthesis else None,
         synthesis_hint=_synthesis_hint(build),
@@ -837,6 +845,39 @@ def _resources_note(build: Record, synthesis: Record | None) -> str:
     if any(_available(build, None).values()):
         return "The bar is the estimate; nothing has been placed yet."
     return f"Target '{build.text('target')}' is no device, so there is no limit to compare with."
+
+
+def _plan(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the plan is up against and what a faster one would take."""
+    return tuple(f"{label.capitalize()}: {text}." for label, text in plan_texts(manifest))
+
+
+def _front(build: Record) -> Plot:
+    """The least look-up tables for each speed, and this build."""
+    speeds = [(point, False) for point in build.records("pareto")]
+    own = Record({**build.record("estimate").values, "frames_per_second": build.number("frames_per_second")})
+
+    def dot(point: Record, chosen: bool) -> tuple[float, float, str, bool]:
+        rate, luts = point.number("frames_per_second"), point.count("luts")
+        return rate, luts, f"{_rate(rate)} frames/s: {_count(luts)} LUTs", chosen
+
+    latency = build.record("plan").values["latency_us"]
+    name = "this build" if latency is None else f"this build, within {latency:g} µs"
+    lines = [("least", "k0", [dot(*speed) for speed in speeds]), (name, "k1", [dot(own, True)])]
+    return plot("Speed against LUTs, by estimate", "frames a second at the planning clock", "LUTs", lines, None)
+
+
+def _speeds(build: Record) -> Table:
+    rows = tuple(
+        (
+            _rate(point.number("frames_per_second")),
+            _count(point.positive("interval_cycles")),
+            *(_count(point.count(kind)) for kind in RESOURCES),
+        )
+        for point in build.records("pareto")
+    )
+    columns = ("Frames/s", "Cycles a frame", *RESOURCES.values())
+    return Table("The least area for each speed, by estimate", columns, rows)
 
 
 def _synthesis_hint(build: Record) -> str:

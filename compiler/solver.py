@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,19 +20,21 @@ from .estimate import Resources
 if TYPE_CHECKING:
     from ortools.sat.python import cp_model
 
-__all__ = ["KINDS", "Edge", "Goal", "Layer", "Option", "Pick", "Problem", "Solution", "amount", "solve"]
+__all__ = ["KINDS", "STREAMING", "Edge", "Goal", "Layer", "Option", "Pick", "Problem", "Solution", "amount", "solve"]
 
 KINDS = ("luts", "ffs", "dsps", "brams")
 Goal = Literal["any", "area", "share"]
 
 WORK = 10.0
 """The most work for one solution, in CP-SAT's own deterministic unit: seconds, more or less."""
-GAP = 0.002
+GAP = 0.005
 """A solution is good enough when it is proven to be this near the best."""
+STREAMING = ((0.0, 1.0), (1.0, 0.0))
+"""The needs of a layer that makes each sample of one that has come."""
 NOTHING = (0, Resources())
 """Between lanes that meet as they are."""
-PARTS = 10_000
-"""A limit is so many parts, of which the least share is a whole number."""
+PARTS = 1 << 10
+"""Shares are counted in such parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +58,19 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer's options. ``tail`` is the part of its frame that is still to be made when its last input has come; ``entry``
-    the part of the network's input that it waits for before it starts, if it reads that.
+    """A layer's options. ``needs`` are pairs of parts of a frame, of input and of output: until so much of its input has come,
+    so much of its output is still to be made. The first pair is what it waits for before it starts.
     """
 
     name: str
     options: tuple[Option, ...]
-    tail: float = 0.0
-    entry: float | None = None
+    needs: tuple[tuple[float, float], ...] = STREAMING
+    reads_input: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A stream from layer ``source`` to layer ``sink``, which starts when the part ``head`` of the source's frame is there.
+    """A stream from layer ``source`` to layer ``sink``; a frame comes evenly between its first and its last beat.
 
     ``joints`` tell for lanes ``(out, in)`` how many cycles a frame what stands between takes, and what it costs; a pair that
     is missing meets without anything between.
@@ -77,7 +79,6 @@ class Edge:
     source: str
     sink: str
     joints: Mapping[tuple[int, int], tuple[int, Resources]]
-    head: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,22 +176,25 @@ def evaluate(problem: Problem, picks: Sequence[Pick]) -> Solution:
         cycles, cost = edge.joints.get((options[edge.source].out_lanes, options[edge.sink].in_lanes), NOTHING)
         total += cost
         interval = max(interval, cycles)
-    starts: dict[str, int] = {}
+    firsts: dict[str, int] = {}
     ends: dict[str, int] = {}
     for layer in problem.layers:
         option = options[layer.name]
-        enters = layer.entry is not None
-        begun = [_part(layer.entry or 0.0, option.fill_cycles)] if enters else [0]
-        come = [option.fill_cycles] if enters else [0]
-        for edge in problem.edges:
-            if edge.sink == layer.name:
-                source = options[edge.source]
-                begun.append(starts[edge.source] + source.delay_cycles + _part(edge.head, source.cycles))
-                come.append(ends[edge.source])
-        starts[layer.name] = max(begun)
-        last = max(max(begun) + option.cycles, max(come) + _part(layer.tail, option.cycles))
-        ends[layer.name] = last + option.delay_cycles
+        comes = [(0, option.fill_cycles)] if layer.reads_input else []
+        comes += [(firsts[edge.source], ends[edge.source]) for edge in problem.edges if edge.sink == layer.name]
+        waits = [[-(-_between(begin, end, come) // PARTS) for come, _ in layer.needs] for begin, end in comes]
+        rests = [_part(rest, option.cycles) for _, rest in layer.needs]
+        firsts[layer.name] = max(times[0] for times in waits) + option.delay_cycles
+        ends[layer.name] = option.delay_cycles + max(
+            time + rest for times in waits for time, rest in zip(times, rests, strict=True)
+        )
     return Solution(tuple(picks), total, interval, max(ends[name] for name in problem.outputs))
+
+
+def _between(first: Any, last: Any, share: float) -> Any:
+    """When a share of what comes evenly between two times has come, times `PARTS`; of numbers, or of the solver's variables."""
+    head = round(share * PARTS)
+    return (PARTS - head) * first + head * last
 
 
 def _part(share: float, cycles: int) -> int:
@@ -209,8 +213,9 @@ def _worthwhile(problem: Problem, layer: Layer) -> list[int]:
     most = math.inf if problem.interval is None else problem.interval
     numbers = [n for n, option in enumerate(options) if option.cycles <= most]
     timed = problem.latency is not None or problem.latency_weight > 0
-    costs = np.array([_costs(options[n], timed) for n in numbers], dtype=np.int64)
+    costs = np.array([_costs(problem, options[n], timed) for n in numbers], dtype=np.int64)
     joints = {lanes: _worst_joint(problem, layer.name, lanes) for lanes in {_lanes(options[n]) for n in numbers}}
+    extras = {lanes: np.array([*_cells(problem, [extra, extra], timed), 0, 0, 0]) for lanes, (_, extra) in joints.items()}
     area = {n: problem.area(options[n].cells) for n in numbers}
     kept: list[int] = []  # places in `numbers`
     table = np.empty_like(costs)  # of what is kept; in `worst` with the costliest joints
@@ -225,10 +230,9 @@ def _worthwhile(problem: Problem, layer: Layer) -> list[int]:
             continue
         if np.any(within & np.all(worst[:size] <= costs[place], axis=1)):
             continue
-        cycles, extra = joints[lanes]
         table[size] = costs[place]
-        worst[size] = costs[place] + np.array([*(2 * [amount(extra, kind) for kind in KINDS]), 0, 0, 0])
-        lanes_kept[size], slowest[size] = lanes, cycles
+        worst[size] = costs[place] + extras[lanes]
+        lanes_kept[size], slowest[size] = lanes, joints[lanes][0]
         kept.append(place)
     return [numbers[place] for place in sorted(kept)]
 
@@ -237,11 +241,15 @@ def _lanes(option: Option) -> tuple[int, int]:
     return option.in_lanes, option.out_lanes
 
 
-def _costs(option: Option, timed: bool) -> list[int]:
+def _costs(problem: Problem, option: Option, timed: bool) -> list[int]:
     """All that an option may take more or less of than another: with no blocks, and with all that it can have."""
-    ends = option.cells, option.cells + option.block * option.blocks
-    cells = [amount(resources, kind) for resources in ends for kind in KINDS]
+    cells = _cells(problem, [option.cells, option.cells + option.block * option.blocks], timed)
     return [*cells, option.cycles * timed, option.fill_cycles * timed, option.delay_cycles * timed]
+
+
+def _cells(problem: Problem, ends: Sequence[Resources], timed: bool) -> list[int]:
+    """Cells of each kind, or where time counts, too, their area alone: there would be too many options else."""
+    return [*map(problem.area, ends)] if timed else [amount(resources, kind) for resources in ends for kind in KINDS]
 
 
 def _worst_joint(problem: Problem, name: str, lanes: tuple[int, int]) -> tuple[int, Resources]:
@@ -340,26 +348,20 @@ class _Model:
         most = sum(max(o.cycles + o.fill_cycles + o.delay_cycles for o in layer.options) for layer in problem.layers)
         latest = most if problem.latency is None else problem.latency
         options = {layer.name: layer.options for layer in problem.layers}
-        starts = {name: model.new_int_var(0, latest, f"{name} starts") for name in options}
-        ends = {name: model.new_int_var(0, latest, f"{name} ends") for name in options}
+        firsts = {name: model.new_int_var(0, most, f"{name} starts") for name in options}
+        ends = {name: model.new_int_var(0, most, f"{name} ends") for name in options}
         latency = model.new_int_var(0, latest, "latency")
-
-        def total(name: str, cycles: Iterable[int]) -> Any:  # its types do not add up: they allow NumPy's integers too
-            return _sum(self.chosen[name], list(cycles))
-
         for layer in problem.layers:
-            name, tail, entry = layer.name, layer.tail, layer.entry
-            model.add(ends[name] >= starts[name] + total(name, (o.cycles + o.delay_cycles for o in layer.options)))
-            if entry is not None:
-                model.add(starts[name] >= total(name, (_part(entry, o.fill_cycles) for o in layer.options)))
-                come = (o.fill_cycles + _part(tail, o.cycles) + o.delay_cycles for o in layer.options)
-                model.add(ends[name] >= total(name, come))
-        for edge in problem.edges:
-            tail = next(layer.tail for layer in problem.layers if layer.name == edge.sink)
-            begun = (o.delay_cycles + _part(edge.head, o.cycles) for o in options[edge.source])
-            model.add(starts[edge.sink] >= starts[edge.source] + total(edge.source, begun))
-            rest = (_part(tail, o.cycles) + o.delay_cycles for o in options[edge.sink])
-            model.add(ends[edge.sink] >= ends[edge.source] + total(edge.sink, rest))
+            name, chosen = layer.name, self.chosen[layer.name]
+            fill = _sum(chosen, [option.fill_cycles for option in layer.options])
+            comes: list[tuple[Any, Any]] = [(0, fill)] if layer.reads_input else []
+            comes += [(firsts[edge.source], ends[edge.source]) for edge in problem.edges if edge.sink == name]
+            delay = _sum(chosen, [option.delay_cycles for option in layer.options])
+            for begin, end in comes:
+                model.add(PARTS * firsts[name] >= _between(begin, end, layer.needs[0][0]) + PARTS * delay)
+                for come, part in layer.needs:
+                    rest = _sum(chosen, [_part(part, o.cycles) + o.delay_cycles for o in layer.options])
+                    model.add(PARTS * ends[name] >= _between(begin, end, come) + PARTS * rest)
         for name in problem.outputs:
             model.add(latency >= ends[name])
         return latency
@@ -370,6 +372,8 @@ class _Model:
         solver.parameters.random_seed = 0
         solver.parameters.max_deterministic_time = WORK
         solver.parameters.relative_gap_limit = self.gap
+        solver.parameters.linearization_level = 2  # the relaxation is tight, so it leads
+        solver.parameters.cp_model_probing_level = 0  # and finds out nothing that is worth its time
         if solver.solve(self.model) not in (self.cp.OPTIMAL, self.cp.FEASIBLE):
             return None
         picks = []

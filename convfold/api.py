@@ -31,6 +31,7 @@ from convfold.compiler.plan import FILL, Plan, make_plan
 from convfold.compiler.quantize import QuantizeOptions, quantize
 from convfold.compiler.report import report_html
 from convfold.compiler.targets import get_target
+from convfold.compiler.tradeoff import Point, front_record
 from convfold.compiler.verify import verify
 from convfold.sim import golden
 
@@ -52,7 +53,7 @@ class Compiled:
     """A network on its way through the compiler; every stage can be looked at.
 
     ``network`` as written, ``folded`` after the algebra, ``integers`` after quantization, ``plan`` with an engine a layer;
-    ``command`` is the command line that made it, if one did.
+    ``command`` is the command line that made it, if one did; ``front``, if asked for, what other speeds would take.
     """
 
     source: Path
@@ -63,6 +64,7 @@ class Compiled:
     plan: Plan
     vectors: IntArray
     labelled: Samples | None = field(default=None)
+    front: tuple[Point, ...] = ()
     command: str | None = None
 
     @cached_property
@@ -94,6 +96,8 @@ class Compiled:
         explained = [] if is_quantized(self.network) else explain(self.network, self.folded)
         explanations = [str(entry) for entry in explained]
         extra: dict[str, Any] = {"accuracy": self.accuracy, "explanations": explanations}
+        if self.front:
+            extra["pareto"] = front_record(self.front)
         if self.command is not None:
             extra["command"] = self.command
         files = emit(Emission(self.plan, self.network, self.source, self.source_sha256, extra))

@@ -243,6 +243,7 @@ def compile_(
     from convfold.compiler.importers import is_quantized
     from convfold.compiler.passes import Options
     from convfold.compiler.quantize import QuantizeOptions
+    from convfold.compiler.tradeoff import front
     from convfold.compression import read_budget
 
     if not approximate and (error is not None or accuracy_drop is not None):
@@ -263,6 +264,8 @@ def compile_(
             head=head,
             progress=progress,
         )
+        progress("speed against area")
+        compiled = replace(compiled, front=front(compiled.plan))
         progress("emit")
         compiled = replace(compiled, command=_command())
         folder = compiled.write(output or Path("build") / compiled.network.name)
@@ -305,6 +308,8 @@ def _short(name: str) -> str:
 
 
 def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
+    from convfold.compiler.tradeoff import plan_texts
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("layer", "op", "output"):
         table.add_column(name, no_wrap=True)
@@ -352,6 +357,8 @@ def _print_plan(folder: Path, manifest: Mapping[str, Any]) -> None:
         if error:
             errors = "mean errors: " + ", ".join(f"{name} {error[key]:.0f} %" for key, name in _FITTED if key in error)
         out.print(f"           {errors}")
+    for label, text in plan_texts(manifest):
+        out.print(f"{label:<10} {escape(text)}")
     out.print(f"build      {escape(str(folder))}")
 
 

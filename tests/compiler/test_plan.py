@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,6 +21,7 @@ from convfold.compiler.graph import Graph
 from convfold.compiler.plan import Plan, make_plan
 from convfold.compiler.quantize import quantize
 from convfold.compiler.schedule import SOURCE
+from convfold.compiler.solver import amount
 from convfold.compiler.spec import load_spec
 from convfold.compiler.targets import get_target
 from convfold.hdl.conv import ConvParams
@@ -317,3 +321,85 @@ def test_a_narrow_input_at_the_end_of_two_wide_stacks(fps: float | None) -> None
     lanes = {stage.node.name: stage.in_lanes for stage in plan.stages}
     assert plan.pipeline.edge_in.lanes == 1
     assert (max(lanes["wide"], lanes["narrow"]) > 1) == (fps is not None)
+
+
+# ---------------------------------------------------------------------------------------------- latency, fill, one optimisation
+
+
+@pytest.mark.parametrize("target", ["generic", "ecp5-25k"])
+def test_a_latency_is_met_and_costs(target: str) -> None:
+    """By the timetable, not by the solver's account; less time never takes less area."""
+    chip = get_target(target)
+    before = 0
+    for time in (200.0, 100.0, 60.0, 40.0):
+        plan = make_plan(digits(), chip, latency_us=time)
+        assert plan.latency_cycles <= time * chip.plan_mhz
+        area = plan.planner.area(plan.resources)
+        assert area >= 0.99 * before
+        before = area
+    both = make_plan(digits(), chip, 30_000, 60.0)
+    assert both.latency_cycles <= 60 * chip.plan_mhz and both.interval_cycles <= chip.plan_mhz * 1e6 / 30_000
+
+
+def test_a_latency_out_of_reach_says_what_fits() -> None:
+    with pytest.raises(
+        CompileError,
+        match=r"^generic: 0\.5 µs at 100 MHz are 50 cycles from first beat in to last beat out; digits needs \d+ at its most "
+        r"parallel\n  fix: --latency \d+ fits$",
+    ) as caught:
+        make_plan(digits(), GENERIC, latency_us=0.5)
+    time = int(re.findall(r"\d+", caught.value.hint)[0])
+    assert make_plan(digits(), GENERIC, latency_us=time).latency_cycles <= time * GENERIC.plan_mhz
+
+
+@pytest.mark.parametrize("time", [math.nan, math.inf, 0.0, -1.0])
+def test_no_latency_at_all(time: float) -> None:
+    with pytest.raises(CompileError, match=rf"^--latency: {time:g} µs is no time\n  fix: give a number above 0$"):
+        make_plan(digits(), GENERIC, latency_us=time)
+
+
+@pytest.mark.parametrize("fill", [0.0, -0.5, 1.01, math.nan])
+def test_no_share_at_all(fill: float) -> None:
+    told = rf"^--fill: {fill:g} is no share of a device\n  fix: give a number above 0 and up to 1$"
+    with pytest.raises(CompileError, match=told):
+        make_plan(digits(), GENERIC, fill=fill)
+
+
+@pytest.mark.parametrize("target", ["ecp5-25k", "ice40-up5k"])
+def test_a_device_is_filled_and_not_more(target: str) -> None:
+    """A larger share is never slower, and no share is exceeded."""
+    chip = get_target(target)
+    before = math.inf
+    for fill in (0.6, 0.8, 1.0):
+        plan = make_plan(digits(), chip, fill=fill)
+        have, need = chip.resources(), plan.resources
+        assert all(amount(need, kind) <= fill * (have[kind] or 0) for kind in ("luts", "ffs", "brams"))
+        assert need.dsps <= (chip.dsps or 0)
+        assert plan.interval_cycles <= before
+        before = plan.interval_cycles
+
+
+def test_a_share_that_is_too_small_is_named() -> None:
+    told = r"^ecp5-25k: digits needs \d+ (LUTs|flip-flops|block RAMs), and \d+ of \d+ may be used \(--fill 0\.02\)\n"
+    with pytest.raises(CompileError, match=told):
+        make_plan(digits(), get_target("ecp5-25k"), 1000, fill=0.02)
+
+
+def test_plans_are_the_same_in_another_process() -> None:
+    code = (
+        "from tests.compiler.test_plan import *\n"
+        "print(make_plan(digits(), get_target('ecp5-25k'), latency_us=60.0).pipeline)\n"
+        "print(make_plan(digits(), get_target('ecp5-25k')).pipeline)"
+    )
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+            timeout=300,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(runs) == 1 and runs.pop().count(b"ConvParams") >= 4
