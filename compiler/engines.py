@@ -339,15 +339,23 @@ def _stream_choices(graph: Graph, node: Node) -> Iterator[Choice]:
 
 
 def make_stage(
-    graph: Graph, node: Node, choice: Choice, fixed: Fixed | None, multiplier: str, hard: int, memory: str
+    graph: Graph,
+    node: Node,
+    choice: Choice,
+    fixed: Fixed | None,
+    multiplier: str,
+    hard: int,
+    memory: str,
+    block_roms: int = 0,
 ) -> Stage:
-    """The engine of one layer, with ``hard`` of its multipliers in hard blocks.
+    """The engine of one layer, with ``hard`` of its multipliers in hard blocks; see `ConvParams` for its ``block_roms``.
 
     ``multiplier`` and ``memory`` are the families of the leaf cells: ``behavioural``, ``ecp5`` or (multipliers) ``ice40``.
     """
     match node:
         case QConv2D() if fixed is not None:
-            return _conv_stage(graph, node, choice, fixed, multiplier, hard, memory)
+            cells = {"multiplier": multiplier, "hard": hard, "memory": memory}
+            return _conv_stage(graph, node, choice, fixed, cells, block_roms)
         case QAveragePool() if fixed is not None and not _global(graph, node):
             window = _window(graph, node, choice, memory, pad_raw=graph.format_of(node.inputs[0]).zero_point, channelwise=True)
             pool = DepthwiseParams(window=window, rows=choice.rows, multiplier="behavioural", memory=memory, **fixed.fields)
@@ -402,21 +410,20 @@ def _sized_window(*, height: int, parallel: Pair, **fields: Any) -> WindowParams
 
 
 def _conv_stage(
-    graph: Graph, node: QConv2D, choice: Choice, fixed: Fixed, multiplier: str, hard: int, memory: str
+    graph: Graph, node: QConv2D, choice: Choice, fixed: Fixed, cells: Mapping[str, Any], block_roms: int
 ) -> Stage:
     filters = graph.shapes[node.name][2]
     channelwise = _depthwise(graph, node)
     replays = 1 if channelwise else beats(beats(filters, choice.rows), choice.pes)
     pad_raw = graph.format_of(node.inputs[0]).zero_point
-    window = _window(graph, node, choice, memory, pad_raw=pad_raw, channelwise=channelwise, replays=replays)
-    cells = {"multiplier": multiplier, "hard": hard, "memory": memory}
+    window = _window(graph, node, choice, cells["memory"], pad_raw=pad_raw, channelwise=channelwise, replays=replays)
     common: dict[str, Any] = {"window": window, "rows": choice.rows, **cells, **fixed.fields}
     engine: WindowEngine
     if channelwise:
         engine = _slowest(DepthwiseParams(**common))
     else:
-        together = block_products(graph, node, "ecp5") if multiplier == "ecp5" else 1
-        engine = _slowest(ConvParams(filters=filters, pes=choice.pes, together=together, **common))
+        together = block_products(graph, node, "ecp5") if cells["multiplier"] == "ecp5" else 1
+        engine = _slowest(ConvParams(filters=filters, pes=choice.pes, together=together, block_roms=block_roms, **common))
         if node.kind == "dense" and window.kernel == (window.height, window.width):
             engine = DenseParams(engine)
     return Stage(node, engine, choice.cycles, choice.lanes, choice.rows, fixed.arrays)

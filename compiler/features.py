@@ -84,6 +84,8 @@ def features(params: Any, family: str) -> Iterator[Feature]:
             yield from _lane_row(params, family)
         case RequantizerParams():
             yield from _requantizer(params, family)
+        case RomParams():
+            yield from _rom(params, family)
         case QueueParams():
             yield from _queue(Shape.cast(params.shape).width, params.depth_words, family)
         case MaxPoolParams():

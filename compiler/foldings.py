@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from convfold.hdl.conv import ConvParams
 from convfold.hdl.global_pool import GlobalPoolParams
 from convfold.hdl.multiplier import FAMILIES
 from convfold.hdl.streams import beats
 
 from .engines import WIRES, Choice, Fixed, Stage, block_products, blocks, choices, fixed_parts, make_stage
-from .estimate import Resources, stage_resources
+from .estimate import Resources, part_resources, stage_resources
 from .graph import Graph, Input, Node, QAveragePool
 from .pipeline import adapters, recounted_lanes
 from .solver import KINDS, STREAMING, Edge, Layer, Option, amount
@@ -29,6 +30,8 @@ WASTE = 2
 """A folding is left out if another one as fast has not half as many multipliers."""
 SAMPLE = 64
 """Of an engine of up to so many multipliers it is seen what a block saves."""
+FEW_LUTS = 16
+"""Weights that take no more look-up tables than so many are not worth a block RAM."""
 AHEAD, AHEAD_OF_TIME = 2, 4
 """Of layers that are more than so many times faster than the interval only the smallest folding is of interest; the second
 where the latency counts, too."""
@@ -59,11 +62,11 @@ class Foldings:
         """The family of the memories."""
         return "ecp5" if self.target.family == "ecp5" else "behavioural"
 
-    def stage(self, node: Node, choice: Choice, count: int) -> Stage:
-        """The engine of a layer with so many hard blocks."""
+    def stage(self, node: Node, choice: Choice, count: int, tables: int = 0) -> Stage:
+        """The engine of a layer with so many hard blocks that multiply, and weights in so many more of block RAM."""
         family = self.target.family if self.target.family in FAMILIES else "behavioural"
         hard = self._hard_within(count, node, choice) if count else 0
-        return make_stage(self.graph, node, choice, self.fixed.get(node.name), family, hard, self.memory)
+        return make_stage(self.graph, node, choice, self.fixed.get(node.name), family, hard, self.memory, tables)
 
     @property
     def fastest(self) -> int:
@@ -166,6 +169,7 @@ class Foldings:
             stage = self.stage(node, choice, 0)
             height, width, channels = self.graph.input.shape
             count, block = self._block(node, choice)
+            tables, table = self._tables(stage)
             self._options[key] = Option(
                 cycles=choice.cycles,
                 in_lanes=stage.in_lanes,
@@ -175,6 +179,8 @@ class Foldings:
                 cells=stage_resources(stage.engine, self.target),
                 fill_cycles=height * width * beats(channels, min(choice.lanes, channels)),
                 delay_cycles=stage.engine.latency,
+                tables=tables,
+                table=table,
             )
         return self._options[key]
 
@@ -204,6 +210,17 @@ class Foldings:
         saved = self._savings[node.name]
         more = {kind: -math.floor(saved[kind] * choice.multipliers / count) for kind in KINDS}
         return count, Resources(**more | {"dsps": 1})
+
+    def _tables(self, stage: Stage) -> tuple[int, Resources]:
+        """How many elements have weights in look-up tables, and what each takes more with them in block RAM."""
+        core = stage.core
+        if not isinstance(core, ConvParams) or self.memory != "ecp5" or core.together > 1 or core.mac_row.rom_of(0).in_blocks:
+            return 0, Resources()
+        table = core.mac_row.rom_of(0)
+        few, block = (part_resources(rom, self.target.family) for rom in (table, replace(table, kind="ecp5_block")))
+        if few.luts <= FEW_LUTS:
+            return 0, Resources()
+        return core.rows * core.pes, Resources(**{kind: amount(block, kind) - amount(few, kind) for kind in KINDS})
 
     @cached_property
     def _savings(self) -> Mapping[str, Mapping[str, float]]:

@@ -151,7 +151,7 @@ class Wish:
 class _Found:
     """What the solver chose: the folding and the blocks of each layer, and what follows by its own account."""
 
-    chosen: Mapping[str, tuple[Choice, int]]
+    chosen: Mapping[str, tuple[Choice, int, int]]
     solution: Solution
 
 
@@ -181,11 +181,11 @@ class Planner:
         """What one cell of each kind weighs: the share of the device that it is.
 
         A multiplier weighs an eighth of its share: it can do nothing else, so it should weigh less than the look-up tables and
-        flip-flops that would multiply in its place. A block RAM weighs a quarter: its wires stay inside, while look-up tables
+        flip-flops that would multiply in its place. So does a block RAM: its wires stay inside, while look-up tables
         and flip-flops make a chip hard to route. Without a device cells weigh as on an ECP5-85F.
         """
         have = (self.target if self.target.luts is not None else TARGETS["ecp5-85k"]).resources()
-        return {kind: UNIT // (count * {"dsps": 8, "brams": 4}.get(kind, 1)) for kind in KINDS if (count := have[kind])}
+        return {kind: UNIT // (count * {"dsps": 8, "brams": 8}.get(kind, 1)) for kind in KINDS if (count := have[kind])}
 
     def area(self, resources: Resources) -> int:
         """What cells weigh together."""
@@ -226,7 +226,7 @@ class Planner:
         quickest = {
             name: min(menu, key=lambda choice: (choice.cycles, choice.cost)) for name, menu in self.foldings.menus.items()
         }
-        return self._assemble(wish, {name: (choice, 0) for name, choice in quickest.items()}, None)
+        return self._assemble(wish, {name: (choice, 0, 0) for name, choice in quickest.items()}, None)
 
     def _fastest(self, wish: Wish) -> Plan | None:
         """The least interval that the limits and the wished latency allow."""
@@ -311,13 +311,13 @@ class Planner:
             return None
         return _Found(
             {
-                layer.name: (menu[pick.number], pick.blocks)
+                layer.name: (menu[pick.number], pick.blocks, pick.tables)
                 for (layer, menu), pick in zip(listed, solution.picks, strict=True)
             },
             solution,
         )
 
-    def _assemble(self, wish: Wish, chosen: Mapping[str, tuple[Choice, int]], counted: Solution | None) -> Plan:
+    def _assemble(self, wish: Wish, chosen: Mapping[str, tuple[Choice, int, int]], counted: Solution | None) -> Plan:
         foldings = self.foldings
         stages = {node.name: foldings.stage(node, *chosen[node.name]) for node in foldings.nodes}
         pipeline = with_queues(foldings.graph, stages, foldings.memory)

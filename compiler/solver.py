@@ -31,7 +31,8 @@ GAP = 0.005
 """A solution is good enough when it is proven to be this near the best."""
 STREAMING = ((0.0, 1.0), (1.0, 0.0))
 """The needs of a layer that makes each sample of one that has come."""
-NOTHING = (0, Resources())
+NONE = Resources()
+NOTHING = (0, NONE)
 """Between lanes that meet as they are."""
 PARTS = 1 << 10
 """Shares are counted in such parts."""
@@ -42,7 +43,8 @@ class Option:
     """One way to build a layer.
 
     ``cycles`` a frame; beats of ``in_lanes`` and ``out_lanes``. With all multipliers in fabric it takes ``cells``; up to
-    ``blocks`` hard blocks may make them, and each takes ``block`` more, negative for what it saves. ``fill_cycles`` is how long
+    ``blocks`` hard blocks may make them, and each takes ``block`` more, negative for what it saves; likewise up to ``tables``
+    of its tables may be in block RAM, and each takes ``table`` more. ``fill_cycles`` is how long
     the network's input takes to come in at ``in_lanes``, ``delay_cycles`` how long a sample is on its way through the engine.
     """
 
@@ -54,6 +56,8 @@ class Option:
     cells: Resources
     fill_cycles: int = 0
     delay_cycles: int = 0
+    tables: int = 0
+    table: Resources = NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +109,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """The option of a layer by its number, and how many blocks it has."""
+    """The option of a layer by its number, and how many of its multipliers' blocks and of its tables in block RAM it has."""
 
     number: int
     blocks: int
+    tables: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,7 @@ def solve(problem: Problem, goal: Goal, gap: float = GAP) -> Solution | None:
     picks = _Model(replace(problem, layers=tuple(layers)), goal, gap).run()
     if picks is None:
         return None
-    picks = [Pick(numbers[pick.number], pick.blocks) for numbers, pick in zip(kept, picks, strict=True)]
+    picks = [replace(pick, number=numbers[pick.number]) for numbers, pick in zip(kept, picks, strict=True)]
     return _settled(problem, evaluate(problem, picks), goal)
 
 
@@ -156,7 +161,7 @@ def _settled(problem: Problem, solution: Solution, goal: Goal) -> Solution:
     left = sum(pick.blocks for pick in solution.picks)
     picks = list(solution.picks)
     for n in sorted(range(len(options)), key=lambda n: (problem.area(options[n].block), -options[n].blocks)):
-        picks[n] = Pick(picks[n].number, min(left, options[n].blocks))
+        picks[n] = replace(picks[n], blocks=min(left, options[n].blocks))
         left -= picks[n].blocks
     settled = evaluate(problem, picks)
     holds = all(amount(settled.resources, kind) <= limit for kind, limit in problem.limits.items())
@@ -170,7 +175,7 @@ def evaluate(problem: Problem, picks: Sequence[Pick]) -> Solution:
     total, interval = Resources(), 0
     for layer, pick in zip(problem.layers, picks, strict=True):
         option = options[layer.name]
-        total += option.cells + option.block * pick.blocks
+        total += option.cells + option.block * pick.blocks + option.table * pick.tables
         interval = max(interval, option.cycles)
     for edge in problem.edges:
         cycles, cost = edge.joints.get((options[edge.source].out_lanes, options[edge.sink].in_lanes), NOTHING)
@@ -215,7 +220,7 @@ def _worthwhile(problem: Problem, layer: Layer) -> list[int]:
     timed = problem.latency is not None or problem.latency_weight > 0
     costs = np.array([_costs(problem, options[n], timed) for n in numbers], dtype=np.int64)
     joints = {lanes: _worst_joint(problem, layer.name, lanes) for lanes in {_lanes(options[n]) for n in numbers}}
-    extras = {lanes: np.array([*_cells(problem, [extra, extra], timed), 0, 0, 0]) for lanes, (_, extra) in joints.items()}
+    extras = {lanes: np.array([*_cells(problem, [extra] * 3, timed), 0, 0, 0]) for lanes, (_, extra) in joints.items()}
     area = {n: problem.area(options[n].cells) for n in numbers}
     kept: list[int] = []  # places in `numbers`
     table = np.empty_like(costs)  # of what is kept; in `worst` with the costliest joints
@@ -242,8 +247,9 @@ def _lanes(option: Option) -> tuple[int, int]:
 
 
 def _costs(problem: Problem, option: Option, timed: bool) -> list[int]:
-    """All that an option may take more or less of than another: with no blocks, and with all that it can have."""
-    cells = _cells(problem, [option.cells, option.cells + option.block * option.blocks], timed)
+    """All that an option may take more or less of than another: with no blocks, with all that it can have, of either kind."""
+    more = (NONE, option.block * option.blocks, option.table * option.tables)
+    cells = _cells(problem, [option.cells + change for change in more], timed)
     return [*cells, option.cycles * timed, option.fill_cycles * timed, option.delay_cycles * timed]
 
 
@@ -280,6 +286,7 @@ class _Model:
         self.used: dict[str, list[cp_model.LinearExprT]] = {kind: [] for kind in KINDS}
         self.chosen: dict[str, list[cp_model.IntVar]] = {}
         self.blocks: dict[str, list[cp_model.IntVar]] = {}
+        self.tables: dict[str, list[cp_model.IntVar]] = {}
         self.timed = problem.latency is not None or problem.latency_weight > 0
         for layer in problem.layers:
             self._layer(layer)
@@ -301,20 +308,25 @@ class _Model:
             model.minimize(sum(area))
 
     def _layer(self, layer: Layer) -> None:
-        """One option is chosen, and it has no more blocks than it may."""
+        """One option is chosen, and it has no more blocks than it may, of either kind."""
         chosen = [self.model.new_bool_var(f"{layer.name} {n}") for n in range(len(layer.options))]
         self.chosen[layer.name] = chosen
         self.model.add_exactly_one(chosen)
         for kind in KINDS:
             self.used[kind].append(_sum(chosen, [amount(option.cells, kind) for option in layer.options]))
-        self.blocks[layer.name] = []
-        for block in dict.fromkeys(option.block for option in layer.options if option.blocks):
-            most = [option.blocks * (option.block == block) for option in layer.options]
-            count = self.model.new_int_var(0, max(most), f"{layer.name} blocks {block}")
-            self.blocks[layer.name].append(count)
-            self.model.add(count <= _sum(chosen, most))
+        self.blocks[layer.name] = self._counts(layer, "blocks", [(option.blocks, option.block) for option in layer.options])
+        self.tables[layer.name] = self._counts(layer, "tables", [(option.tables, option.table) for option in layer.options])
+
+    def _counts(self, layer: Layer, name: str, each: Sequence[tuple[int, Resources]]) -> list[cp_model.IntVar]:
+        """How many of what an option may have so many of, one count for all that change as much."""
+        counts = []
+        for change in dict.fromkeys(change for most, change in each if most):
+            most = [count * (other == change) for count, other in each]
+            counts.append(self.model.new_int_var(0, max(most), f"{layer.name} {name} {change}"))
+            self.model.add(counts[-1] <= _sum(self.chosen[layer.name], most))
             for kind in KINDS:
-                self.used[kind].append(amount(block, kind) * count)
+                self.used[kind].append(amount(change, kind) * counts[-1])
+        return counts
 
     def _edge(self, edge: Edge) -> None:
         """What stands between the lanes of two layers counts, and is fast enough."""
@@ -379,7 +391,8 @@ class _Model:
         picks = []
         for name, chosen in self.chosen.items():
             number = next(n for n, literal in enumerate(chosen) if solver.boolean_value(literal))
-            picks.append(Pick(number, sum(solver.value(count) for count in self.blocks[name])))
+            counted = (sum(map(solver.value, counts[name])) for counts in (self.blocks, self.tables))
+            picks.append(Pick(number, *counted))
         return picks
 
 

@@ -200,9 +200,12 @@ class MacStageParams:
         return self.window.frame_cycles
 
     def constants_of(self, values_o: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Per-channel constants ``(..., channels)`` in the order a row needs them: ``(rows, ..., words)``; fillers are 0."""
-        padded = np.zeros((*values_o.shape[:-1], self.words * self.rows), np.int64)
-        padded[..., : self.out_channels] = values_o
+        """Per-channel constants ``(..., channels)`` in the order a row needs them: ``(rows, ..., words)``.
+
+        Fillers repeat the last channel's: 0 may be no constant that the requantizers can hold.
+        """
+        fillers = self.words * self.rows - self.out_channels
+        padded = np.pad(values_o, [(0, 0)] * (values_o.ndim - 1) + [(0, fillers)], mode="edge")
         return np.moveaxis(padded.reshape(*values_o.shape[:-1], self.words, self.rows), -1, 0)
 
     def reference(

@@ -30,7 +30,10 @@ def random_problem(seed: int) -> Problem:
             taken = cells(100) + Resources(luts=8 * blocks, ffs=6 * blocks)
             before, after = (int(width) for width in rng.choice([1, 2, 3], 2))
             fill, delay = (int(count) for count in rng.integers(0, 30, 2))
-            options.append(Option(int(rng.integers(5, 60)), before, after, blocks, block, taken, fill, delay))
+            tables = int(rng.integers(0, 3)) if seed % 3 == 0 else 0
+            saved = Resources(luts=-int(rng.integers(20, 30)), brams=1)
+            taken += Resources(luts=-tables * saved.luts)
+            options.append(Option(int(rng.integers(5, 60)), before, after, blocks, block, taken, fill, delay, tables, saved))
         come, rest = np.sort(rng.uniform(size=3)), np.sort(rng.uniform(size=2))
         needs = tuple(zip(come.tolist(), [1.0, rest[1].item(), rest[0].item()], strict=True))
         return Layer(name, tuple(options), needs, reads_input)
@@ -54,7 +57,12 @@ def random_problem(seed: int) -> Problem:
 
 def all_solutions(problem: Problem) -> list[Solution]:
     ways = [
-        [Pick(n, blocks) for n, option in enumerate(layer.options) for blocks in range(option.blocks + 1)]
+        [
+            Pick(n, blocks, tables)
+            for n, option in enumerate(layer.options)
+            for blocks in range(option.blocks + 1)
+            for tables in range(option.tables + 1)
+        ]
         for layer in problem.layers
     ]
     return [evaluate(problem, picks) for picks in product(*ways)]

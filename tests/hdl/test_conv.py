@@ -200,6 +200,17 @@ def test_counts() -> None:
     assert (params.words, params.passes, params.multipliers) == (3, 1, 2 * 3 * 9)
 
 
+def test_fillers_have_constants_of_a_channel() -> None:
+    """Offsets far from 0 in tables of few bits: 0 would not fit."""
+    stage = make_stage(ConvCase((3, 3, 2), 5, (2, 2), rows=2, pes=1, split=True))
+    params = replace(stage.params, shift=20, offset_bits=10)
+    offsets = np.arange(5) + (1 << 19)
+    half = 1 << 19
+    assert params.constants_of(offsets).tolist() == [[half, half + 2, half + 4], [half + 1, half + 3, half + 4]]
+    w, b, m, _, _ = stage.constants
+    params.create(w, b, m, offsets, offsets)
+
+
 def test_hard_multipliers_are_counted_row_by_row() -> None:
     params = replace(make_stage(ConvCase((4, 4, 4), 6, (3, 3), rows=2, pes=3, lanes=4)).params, multiplier="ecp5")
     hard = replace(params, hard=13 + 4)
