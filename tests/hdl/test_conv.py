@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from amaranth.hdl import ResetInserter, Signal, Value
 
@@ -204,8 +205,8 @@ def test_fillers_have_constants_of_a_channel() -> None:
     """Offsets far from 0 in tables of few bits: 0 would not fit."""
     stage = make_stage(ConvCase((3, 3, 2), 5, (2, 2), rows=2, pes=1, split=True))
     params = replace(stage.params, shift=20, offset_bits=10)
-    offsets = np.arange(5) + (1 << 19)
     half = 1 << 19
+    offsets = np.arange(5) + half
     assert params.constants_of(offsets).tolist() == [[half, half + 2, half + 4], [half + 1, half + 3, half + 4]]
     w, b, m, _, _ = stage.constants
     params.create(w, b, m, offsets, offsets)
