@@ -1,9 +1,9 @@
-"""Random quantized models of other tools, from file to simulated Verilog: every beat compared, under every stall profile.
+"""Random models, from file to simulated Verilog: every beat compared, under every stall profile.
 
     python bench/rtl_graphs.py --count 100 [--first 0] [--simulator icarus]
 
-Models are TFLite's and ONNX's in turn, with branches, residuals and all operators, for targets and rates that change from
-model to model. A model that no chip takes at that rate is compiled as small as it can be. Prints each model, and the seeds
+Models are quantized ones of TFLite and ONNX and our own specifications in turn, with branches, residuals and all operators,
+for targets and rates that change from model to model. A model that no chip takes at that rate is compiled as small as it can be. Prints each model, and the seeds
 that failed.
 """
 
@@ -24,6 +24,7 @@ import convfold
 from convfold.compiler.errors import CompileError
 from convfold.compiler.graph import Input
 from convfold.sim.cosimulate import cosimulate
+from tests.networks import random_branches
 from tests.onnx_random import random_model
 from tests.tflite_nets import random_network
 
@@ -33,7 +34,9 @@ FRAMES = 2
 
 def write_model(seed: int, folder: Path) -> Path:
     """A random model's file."""
-    if seed % 2:
+    if seed % 3 == 2:
+        return random_branches(seed, folder)
+    if seed % 3:
         path = folder / f"random{seed}.onnx"
         path.write_bytes(random_model(seed).SerializeToString())
     else:
