@@ -3,8 +3,8 @@
     python bench/rtl_graphs.py --count 100 [--first 0] [--simulator icarus]
 
 Models are quantized ones of TFLite and ONNX and our own specifications in turn, with branches, residuals and all operators,
-for targets and rates that change from model to model. A model that no chip takes at that rate is compiled as small as it can be. Prints each model, and the seeds
-that failed.
+for targets and rates that change from model to model. A model that no chip takes at that rate is compiled as small as it can
+be. Prints each model, and the seeds that failed.
 """
 
 from __future__ import annotations
