@@ -23,7 +23,8 @@ class ConvParams(MacStageParams):
     made by row ``r`` in pass ``n``. The sums of a row share one requantizer, so output beats have ``rows`` lanes. Border
     classes (``class_rows``, ``class_cols``: first output row and column of each) choose weights and biases. With
     ``window.groups`` the output channels are dealt out evenly over the groups, like the input channels; a pass belongs to one.
-    ``block_roms`` elements, counted row by row, have their weights in block RAM whatever their number.
+    ``block_roms`` elements, counted row by row, have their weights in block RAM whatever their number. Samples reach
+    ``together`` elements of a row at once; two of them share multipliers of ECP5 where that can be, see `MacRowParams`.
 
     *Shapes* input ``(height, width, channels)``; output ``(out_height, out_width, filters)``, raster order, ``rows`` lanes.
 
@@ -54,6 +55,7 @@ class ConvParams(MacStageParams):
     hard: int = 0
     memory: str = "behavioural"
     block_roms: int = 0
+    together: int = 1
     multiplier_bits: int = 17
     split: bool = False
     offset_bits: int = 0
@@ -62,7 +64,6 @@ class ConvParams(MacStageParams):
     negative: int | None = None
     ties: str = "none"
     tie_bits: int = 0
-    together: int = 1
 
     def __post_init__(self) -> None:
         if self.window.channelwise:

@@ -78,7 +78,7 @@ class DotParams:
             terms = sums
             level += 1
         acc = Signal(signed(self.acc_bits), name=f"{name}acc", reset_less=True)
-        (last, carry) = terms[0]
+        last, carry = terms[0]
         total: Value = Mux(first, 0, acc) + last + (0 if carry is None else carry)
         if self.multiplier == "ecp5":  # with the AND gates in the carry chain's own tables
             total = Signal(signed(self.acc_bits), name=f"{name}total")

@@ -93,7 +93,7 @@ class MacStageParams:
         raise NotImplementedError
 
     def hard_in(self, row: int) -> int:
-        """How many multipliers of a row are hard, where ``hard`` are taken row by row, element by element, tap by tap."""
+        """How many multipliers of a row are hard, where ``hard`` are taken row by row; their order in a row is the row's."""
         return hard_share(self.hard, row, self.multipliers // self.rows)
 
     @property

@@ -115,6 +115,14 @@ def test_which_multipliers_share_a_block() -> None:
         row(2, 0, together=3)
 
 
+def test_elements_of_a_hop_have_one_table() -> None:
+    """In block RAM if that is asked for all of them."""
+    params = replace(row(5, 0), memory="ecp5")
+    tables = [[replace(params, block_roms=count).rom_of(hop) for hop in range(3)] for count in range(6)]
+    assert [[rom.width_bits for rom in roms] for roms in tables] == [[24, 24, 12]] * 6
+    assert [[rom.in_blocks for rom in roms].count(True) for roms in tables] == [0, 0, 1, 1, 2, 3]
+
+
 def test_weights_of_pairs_are_symmetric() -> None:
     words = [[[0, -7, 7]] * 2, [[7, -7, -8]] * 2]
     rtlil.convert(row(2, 5).create(words))
