@@ -205,7 +205,7 @@ class Planner:
             found = self.solve("area", interval, latency, rest)
             if found is None:
                 break
-            plan = self._assemble(wish, found.chosen, found.solution)
+            plan = self.assemble(wish, found.chosen, found.solution)
             if wish.met(plan) and not self._lacking(plan):
                 return plan
             if wish.latency is not None and plan.latency_cycles > wish.latency:
@@ -226,7 +226,7 @@ class Planner:
         quickest = {
             name: min(menu, key=lambda choice: (choice.cycles, choice.cost)) for name, menu in self.foldings.menus.items()
         }
-        return self._assemble(wish, {name: (choice, 0, 0) for name, choice in quickest.items()}, None)
+        return self.assemble(wish, {name: (choice, 0, 0) for name, choice in quickest.items()}, None)
 
     def _fastest(self, wish: Wish) -> Plan | None:
         """The least interval that the limits and the wished latency allow."""
@@ -241,7 +241,7 @@ class Planner:
             found = found or self.solve("area", interval, latency, rest)
             if found is None:
                 return None
-            plan = self._assemble(wish, found.chosen, found.solution)
+            plan = self.assemble(wish, found.chosen, found.solution)
             if not self._lacking(plan):
                 return plan
             rest = _beside(plan, found)
@@ -317,7 +317,8 @@ class Planner:
             solution,
         )
 
-    def _assemble(self, wish: Wish, chosen: Mapping[str, tuple[Choice, int, int]], counted: Solution | None) -> Plan:
+    def assemble(self, wish: Wish, chosen: Mapping[str, tuple[Choice, int, int]], counted: Solution | None) -> Plan:
+        """The plan of given foldings, each with its counts of blocks that multiply and of tables in block RAM."""
         foldings = self.foldings
         stages = {node.name: foldings.stage(node, *chosen[node.name]) for node in foldings.nodes}
         pipeline = with_queues(foldings.graph, stages, foldings.memory)
@@ -338,7 +339,7 @@ class Planner:
         """Why a wish cannot be met, and what can."""
         target, name = self.target, self.foldings.graph.name
         found = self.solve("share", self._most_cycles(wish), wish.latency)
-        plan = None if found is None else self._assemble(wish, found.chosen, found.solution)
+        plan = None if found is None else self.assemble(wish, found.chosen, found.solution)
         lacking = [] if plan is None else self._lacking(plan)
         if plan is None or not lacking:
             return CompileError(target.name, self._too_slow(wish), self._what_fits(wish))
@@ -388,7 +389,7 @@ class Planner:
         found = None if interval is None else self.solve("area", interval, latency_weight=1000 * UNIT)
         if found is None:
             return 0
-        plan = self._assemble(wish, found.chosen, found.solution)
+        plan = self.assemble(wish, found.chosen, found.solution)
         time = math.ceil(max(wish.latency_us or 0, plan.latency_cycles / self.target.plan_mhz))
         for _ in range(ROUNDS):
             if self._smallest(replace(wish, latency_us=time)) is not None:

@@ -22,7 +22,7 @@ from convfold.compiler.emit import npz_bytes, render
 from convfold.compiler.estimate import load_fit, routed_mhz, stage_resources
 from convfold.compiler.foldings import Foldings
 from convfold.compiler.passes import Options
-from convfold.compiler.plan import FILL, _Planner
+from convfold.compiler.plan import FILL, Planner, Wish
 from convfold.compiler.tools.errors import ToolError
 from convfold.compiler.tools.simulators import Simulator, find_simulator, lint
 from tests.networks import Network, compile_network, simulate_once
@@ -289,10 +289,11 @@ def test_names_made_up_give_way_to_names_of_layers(tmp_path: Path) -> None:
     foldings = Foldings(compiled.integers, compiled.plan.target)
     lanes = {"one": 4, "two": 1, "two_lanes": 1}  # the planner would not choose them
     chosen = {
-        name: (next(choice for choice in menu if max(choice.rows, choice.lanes) == lanes[name]), 0)
+        name: (next(choice for choice in menu if max(choice.rows, choice.lanes) == lanes[name]), 0, 0)
         for name, menu in foldings.menus.items()
     }
-    compiled = replace(compiled, plan=_Planner(foldings, FILL)._assemble(chosen))
+    wish = Wish(compiled.plan.target, None, None)
+    compiled = replace(compiled, plan=Planner(foldings, FILL).assemble(wish, chosen, None))
     assert [part.name for part in compiled.plan.pipeline.components] == ["one", "two_lanes2", "two", "two_lanes"]
     found = instances(compiled.write(tmp_path / "build"))
     assert {"one", "two", "two_lanes", "two_lanes2", "edge_in", "edge_out"} <= set(found)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from convfold.compiler.foldings import Foldings
-from convfold.compiler.plan import FILL, Plan, _Planner
+from convfold.compiler.plan import FILL, Plan, Planner, Wish
 from convfold.compiler.schedule import SOURCE, Component, Timetable, timetable
 from convfold.compiler.targets import get_target
 from convfold.hdl.add import AddParams
@@ -280,8 +280,8 @@ def planned(seed: int) -> Plan:
         graph = case.compile(Path(folder)).integers
     rng = random.Random(seed)
     foldings = Foldings(graph, get_target("generic"))
-    chosen = {name: (rng.choice(menu), 0) for name, menu in foldings.menus.items()}
-    return _Planner(foldings, FILL)._assemble(chosen)
+    chosen = {name: (rng.choice(menu), 0, 0) for name, menu in foldings.menus.items()}
+    return Planner(foldings, FILL).assemble(Wish(foldings.target, None, None), chosen, None)
 
 
 @pytest.mark.parametrize("seed", NETWORKS)
