@@ -264,7 +264,7 @@ def compile_(
             head=head,
             progress=progress,
         )
-        progress("speed against area")
+        progress("front of speed against area")
         compiled = replace(compiled, front=front(compiled.plan))
         progress("emit")
         compiled = replace(compiled, command=_command())

@@ -255,7 +255,7 @@ def test_results_in_json_or_on_one_page(tmp_path: Path) -> None:
     assert words.returncode == 0
     for text in ("folding    ", "accuracy   float ", "speed      ", "frames/s at 100 MHz", "estimate   ", "build      out"):
         assert text in words.stdout
-    assert [line.split()[0] for line in words.stderr.splitlines()] == ["import", "fold", "quantize", "plan", "emit"]
+    assert [line.split()[0] for line in words.stderr.splitlines()] == ["import", "fold", "quantize", "plan", "front", "emit"]
 
     report = convfold(tmp_path, "report", "out")
     assert report.returncode == 0 and str(tmp_path / "out" / "report.html") in report.stdout
