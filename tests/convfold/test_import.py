@@ -67,7 +67,7 @@ def test_a_quantized_model_with_a_head(folder: Path) -> None:
         assert re.search(r"^accuracy   integer 66\.67% on 6 test images$", result.stdout, re.MULTILINE), result.stdout
         assert re.search(r"^build      out$", result.stdout, re.MULTILINE)
         assert "warning" not in result.stderr
-        assert [line.split()[0] for line in result.stderr.splitlines()] == ["import", "plan", "emit"]
+        assert [line.split()[0] for line in result.stderr.splitlines()] == ["import", "plan", "front", "emit"]
         manifest = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
         assert manifest["command"] == f"convfold compile net.tflite --test {data} --head argmax"
         (output,) = manifest["outputs"]
