@@ -148,7 +148,7 @@ GROUPS = (
     Group(
         "resnet8",
         "Image classification, ResNet-8, int8 (12.5 M MAC)",
-        (Case("resnet8", "convfold", pretrained("resnet8"), on("ecp5-85k", 3900), freq_mhz=125, router="router2"),),
+        (Case("resnet8", "convfold", pretrained("resnet8"), on("ecp5-85k", 3400), freq_mhz=125, router="router2"),),
         (
             Anchor("fpgaConvNet", "XC7Z045, 900 DSP48", 6_790, TINY, True),
             Anchor("fpgaConvNet", "XC7Z020, 220 DSP48", 2_431, TINY, True),

@@ -181,11 +181,11 @@ class Planner:
         """What one cell of each kind weighs: the share of the device that it is.
 
         A multiplier weighs an eighth of its share: it can do nothing else, so it should weigh less than the look-up tables and
-        flip-flops that would multiply in its place. So does a block RAM: its wires stay inside, while look-up tables
+        flip-flops that would multiply in its place. A block RAM weighs a quarter: its wires stay inside, while look-up tables
         and flip-flops make a chip hard to route. Without a device cells weigh as on an ECP5-85F.
         """
         have = (self.target if self.target.luts is not None else TARGETS["ecp5-85k"]).resources()
-        return {kind: UNIT // (count * {"dsps": 8, "brams": 8}.get(kind, 1)) for kind in KINDS if (count := have[kind])}
+        return {kind: UNIT // (count * {"dsps": 8, "brams": 4}.get(kind, 1)) for kind in KINDS if (count := have[kind])}
 
     def area(self, resources: Resources) -> int:
         """What cells weigh together."""
