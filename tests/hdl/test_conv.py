@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.back import rtlil
 from amaranth.hdl import ResetInserter, Signal, Value
 
 from convfold.hdl.conv import ConvParams
@@ -209,7 +210,7 @@ def test_fillers_have_constants_of_a_channel() -> None:
     offsets = np.arange(5) + half
     assert params.constants_of(offsets).tolist() == [[half, half + 2, half + 4], [half + 1, half + 3, half + 4]]
     w, b, m, _, _ = stage.constants
-    params.create(w, b, m, offsets, offsets)
+    rtlil.convert(params.create(w, b, m, offsets, offsets))
 
 
 def test_hard_multipliers_are_counted_row_by_row() -> None:

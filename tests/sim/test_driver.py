@@ -103,7 +103,7 @@ def test_a_promise_that_does_not_hold_is_found(build: Path) -> None:
 
 SPOILT = {
     "silent": ("1'h0", r"\d+ of \d+, 0 of \d+ outputs, then nothing for \d+ cycles$"),
-    "withdrawn": ("{} & m0_axis_tready", r": beat \d+ of m1_axis was withdrawn while it waited$"),
+    "withdrawn": ("{} & m1_axis_tready", r": beat \d+ of m1_axis was withdrawn while it waited$"),
 }
 
 
