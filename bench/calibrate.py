@@ -4,7 +4,7 @@
 
 Writes ``compiler/estimate_<family>.json``: what each feature of `convfold.compiler.features` costs, and how far off the
 formulas are, kind by kind. ``--check`` leaves the fit as it is, prints its error on networks that it was not made from, and
-writes the mean beside it; ``--route`` fits the clock to small networks, placed and routed, and to the routes in docs.
+writes the mean beside it; ``--route`` fits the clock to the routes that are published in docs.
 
 All counts are nextpnr's after packing. They are kept in ``build/calibrate`` under the hash of what was counted, so a second
 run takes seconds.
@@ -40,8 +40,7 @@ from convfold.compiler.plan import Plan, make_plan
 from convfold.compiler.quantize import QuantizeOptions, quantize
 from convfold.compiler.targets import Target, get_target
 from convfold.compiler.tools.errors import ToolError
-from convfold.compiler.tools.flow import implement
-from convfold.compiler.tools.nextpnr import RouteOptions, find_nextpnr, pack
+from convfold.compiler.tools.nextpnr import find_nextpnr, pack
 from convfold.compiler.tools.yosys import find_yosys, synthesize_modules
 from convfold.hdl.lane_row import LaneRowParams
 from convfold.hdl.mac_row import MacRowParams
@@ -426,40 +425,12 @@ class Route:
         return 1e3 / self.mhz
 
 
-PACES: Mapping[str, Mapping[str, Sequence[float]]] = {
-    "ecp5": {"ecp5-25k": (1, 20_000, 50_000)},
-    "ice40": {"ice40-up5k": (1, 500), "ice40-hx8k": (1, 2_000)},
-}
-"""Frames a second on each device."""
-FREQ_MHZ = {"ecp5-25k": 200.0, "ice40-up5k": 60.0, "ice40-hx8k": 150.0}
-"""More than is reached: a placer that has reached its goal stops."""
-
-
-def small_routes(family: str) -> Iterator[Route]:
-    """Small networks, placed and routed here and now."""
-    digits = ROOT / "examples" / "digits" / "digits.toml"
-    for target, paces in PACES[family].items():
-        cases = [Case(f"digits, {fps:,} frames/s", lambda: digits, target, fps) for fps in paces]
-        cases.append(Case("separable", lambda: _separable().graph(), target, paces[-1]))
-        cases.append(Case("residual", lambda: _residual().graph(), target, paces[-1]))
-        for case in cases:
-            try:
-                plan, top, verilog = compiled_plan(case)
-            except CompileError as error:
-                print(f"{case.name} on {target}: {error.message}", file=sys.stderr)
-                continue
-            (WORK / "routed.v").write_text(verilog, encoding="utf-8")
-            options = RouteOptions(freq_mhz=FREQ_MHZ[target])
-            done = implement(WORK / "routed.v", plan.target, top, WORK, options, bitstream=False).route
-            yield Route(f"{case.name} on {target}", target, done.luts.used, done.slowest_mhz)
-
-
 def published_routes(family: str) -> Iterator[Route]:
     """The routes that ``bench/run.py --route --publish`` has left in docs."""
     for name, result in json.loads((ROOT / "docs" / "bench.json").read_text(encoding="utf-8")).items():
         target, found = result["compile"]["target"], result.get("route")
         if found and get_target(target).family == family:
-            yield Route(f"bench {name}", target, found["luts"], found["fmax_mhz"])
+            yield Route(name, target, found["luts"], found["fmax_mhz"])
 
 
 def line_through(routes: Sequence[Route]) -> tuple[float, float]:
@@ -471,7 +442,7 @@ def line_through(routes: Sequence[Route]) -> tuple[float, float]:
 
 def route(family: str) -> None:
     """Fit the clock, for each device of iCE40 alone; each route's error is that of the line through the others."""
-    routes = [*small_routes(family), *published_routes(family)]
+    routes = list(published_routes(family))
     alike: dict[str, list[Route]] = defaultdict(list)  # all devices of ECP5 are one fabric
     for one in routes:
         alike["ecp5" if family == "ecp5" else one.device].append(one)
@@ -503,7 +474,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=("ecp5", "ice40"), action="append")
     parser.add_argument("--check", action="store_true", help="compare with networks that the fit was not made from")
-    parser.add_argument("--route", action="store_true", help="place and route small networks, and fit the clock")
+    parser.add_argument("--route", action="store_true", help="fit the clock to the routes in docs")
     options = parser.parse_args()
     for family in options.family or ("ecp5", "ice40"):
         (check if options.check else route if options.route else calibrate)(family)
